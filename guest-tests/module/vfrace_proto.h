@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What host and guest say to each other over the mailbox, a virtio device with three virtqueues. All fields are
+ * little endian. The host's mirror of this file is src/guest/proto.rs; a unit test there compares the two.
+ *
+ * Queue 0, "unplug": buffers that the device fills with a struct vfrace_unplug. The guest polls the used ring and
+ *   never waits for the interrupt: while the host holds a vhost-user answer, QEMU's global lock is taken and no
+ *   interrupt is delivered, but a change in shared memory is seen.
+ * Queue 1, "command": buffers that the device fills with a struct vfrace_command, with an interrupt.
+ * Queue 2, "report": buffers that the driver fills with a struct vfrace_report. The driver does not kick (a kick is
+ *   MMIO and would wait for the global lock); the host polls the available ring.
+ */
+#ifndef VFRACE_PROTO_H
+#define VFRACE_PROTO_H
+
+#include <linux/types.h>
+
+#define VFRACE_PROTO_VERSION	1
+
+/*
+ * QEMU's vhost-user-test-device-pci takes any id that QEMU has a name for. 38 is reserved in the virtio
+ * specification for an audio policy device that no Linux driver claims.
+ */
+#define VFRACE_VIRTIO_ID	38
+
+#define VFRACE_QUEUE_UNPLUG	0
+#define VFRACE_QUEUE_COMMAND	1
+#define VFRACE_QUEUE_REPORT	2
+#define VFRACE_QUEUES		3
+
+#define VFRACE_COMMAND_TEXT	1000
+#define VFRACE_REPORT_TEXT	432
+
+/* vfrace_unplug.action */
+#define VFRACE_UNPLUG_NOP	0	/* only say that it was seen */
+#define VFRACE_UNPLUG_PLATFORM	1	/* lock, pci_iov_remove_virtfn(pf, vf), unlock */
+
+struct vfrace_unplug {
+	__le32 number;			/* running, from 1 */
+	__le32 action;
+	__le32 vf;			/* index as in virtfnN, from 0 */
+	__le32 reserved;
+};
+
+/* vfrace_command.kind */
+#define VFRACE_COMMAND_EXEC	1	/* text is a line of shell for init */
+#define VFRACE_COMMAND_PF	2	/* text is the PF's address, DDDD:BB:DD.F */
+#define VFRACE_COMMAND_ARM	3	/* poll the unplug queue, report calls */
+#define VFRACE_COMMAND_DISARM	4
+#define VFRACE_COMMAND_MEASURE	5	/* text is a label */
+
+struct vfrace_command {
+	__le32 id;			/* running, from 1 */
+	__le32 kind;
+	__le32 length;			/* bytes of text */
+	__le32 reserved;
+	__u8 text[VFRACE_COMMAND_TEXT];
+};
+
+/* vfrace_report.kind, what args[] and text mean */
+#define VFRACE_REPORT_HELLO	1	/* args: protocol version; text: release */
+#define VFRACE_REPORT_AGENT	2	/* init reads commands */
+#define VFRACE_REPORT_OUTPUT	3	/* args: command id; text: output */
+#define VFRACE_REPORT_DONE	4	/* args: command id, exit status */
+#define VFRACE_REPORT_TASK	5	/* text: role of the running task */
+#define VFRACE_REPORT_SEEN	6	/* args: unplug number, vf index */
+#define VFRACE_REPORT_UNPLUGGED	7	/* args: unplug number */
+#define VFRACE_REPORT_ENTER	8	/* args: vf index or -1 (PF) or -2 (none); text: call, then callers, by spaces */
+#define VFRACE_REPORT_RETURN	9	/* args: as above; text: call */
+#define VFRACE_REPORT_LOCK_WAIT	10	/* args: owner's pid */
+#define VFRACE_REPORT_LOCK_TAKEN 11	/* args: 1 if nested */
+#define VFRACE_REPORT_LOCK_RELEASE 12
+#define VFRACE_REPORT_MEASURED	13	/* args: pf refs, bus refs, created, released, lock owner, depth, dropped; text: label */
+#define VFRACE_REPORT_FAILED	14	/* text: why */
+
+#define VFRACE_REPORT_ARGS	7
+#define VFRACE_COMM		16
+
+struct vfrace_report {
+	__le64 number;			/* running, from 0 */
+	__le64 guest_ns;
+	__le32 kind;
+	__le32 pid;
+	__le32 cpu;
+	__le32 length;			/* bytes of text */
+	__le64 args[VFRACE_REPORT_ARGS];
+	__u8 comm[VFRACE_COMM];
+	__u8 text[VFRACE_REPORT_TEXT];
+};
+
+#endif /* VFRACE_PROTO_H */

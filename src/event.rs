@@ -1,0 +1,529 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The events that every other part speaks: what was sent, held, fired, observed and concluded.
+//!
+//! The engine emits them through an [`EventSink`]; the JSON lines file, the terminal and the oracle only consume them.
+//! An event is self-contained: a recording can be judged and rendered long after the run, without QEMU.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+/// One function of the device, as the backend numbers it. VF numbers start at 1, as in the SR-IOV chapter of the PCI
+/// Express specification; Linux' `virtfn0` is [`FunctionId::Vf`]`(1)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FunctionId {
+    /// The physical function.
+    Pf,
+    /// Virtual function 1..=255.
+    Vf(u16),
+    /// The control function that carries commands and observations.
+    Mailbox,
+}
+
+impl FunctionId {
+    /// Linux' index of a VF (`virtfn0` is the first), if this is a VF.
+    pub fn vf_index(self) -> Option<u16> {
+        match self {
+            FunctionId::Vf(n) => n.checked_sub(1),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for FunctionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FunctionId::Pf => f.write_str("pf"),
+            FunctionId::Vf(n) => write!(f, "vf{n}"),
+            FunctionId::Mailbox => f.write_str("mailbox"),
+        }
+    }
+}
+
+impl std::str::FromStr for FunctionId {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "pf" => Ok(FunctionId::Pf),
+            "mailbox" => Ok(FunctionId::Mailbox),
+            _ => match s.strip_prefix("vf").map(str::parse::<u16>) {
+                Some(Ok(n @ 1..=255)) => Ok(FunctionId::Vf(n)),
+                _ => Err(format!("`{s}` is not a function: use pf, or vf1 to vf255")),
+            },
+        }
+    }
+}
+
+impl Serialize for FunctionId {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for FunctionId {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// One end of a vhost-user socket, as the sender of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    /// The front end, QEMU.
+    Qemu,
+    /// The back end, this program.
+    Backend,
+}
+
+/// A vhost-user message as the tap saw it (QEMU docs/interop/vhost-user.rst, "Message Specification").
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WireMessage {
+    /// The function whose socket it went over.
+    pub function: FunctionId,
+    /// Who sent it. A message from the back end is an answer.
+    pub from: Side,
+    /// Name without the VHOST_USER_ prefix, e.g. `GET_VRING_BASE`; `REQUEST_n` for one that is not known.
+    pub message: String,
+    /// The vring that it is about, where it is about one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub vring: Option<u32>,
+    /// The 64-bit payload, where it is one (features, SET_VRING_ENABLE's num, an acknowledgement).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub value: Option<u64>,
+    /// The sender wants an acknowledgement (flag bit 3).
+    pub need_reply: bool,
+    /// Payload bytes.
+    pub size: u32,
+    /// File descriptors passed along.
+    pub fds: u32,
+    /// How often this message of this function and direction was seen before, since the run was armed (from 0).
+    pub nth: u32,
+    /// The tap answered it itself; the back end never saw it.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub answered_by_tap: bool,
+}
+
+/// What the guest module observed. Times are the guest's own clock (`ktime_get`, nanoseconds).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestRecord {
+    /// Running number, from 0, without gaps: a gap is a lost observation.
+    pub number: u64,
+    /// Guest monotonic time, nanoseconds.
+    pub guest_ns: u64,
+    /// Task that was running.
+    pub pid: u32,
+    /// CPU that it ran on.
+    pub cpu: u32,
+    /// Its name.
+    pub comm: String,
+    /// What happened.
+    #[serde(flatten)]
+    pub what: Observation,
+}
+
+/// The kinds of observation (guest-tests/module/vfrace_proto.h).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "observation", rename_all = "kebab-case")]
+pub enum Observation {
+    /// The module is loaded and the mailbox works.
+    Hello {
+        /// The kernel's release string.
+        release: String,
+        /// Protocol version of the module.
+        version: u32,
+    },
+    /// The guest's init reads commands.
+    AgentReady,
+    /// A piece of a command's output.
+    Output {
+        /// Which command.
+        command: u32,
+        /// Its text.
+        text: String,
+    },
+    /// A command has ended.
+    Done {
+        /// Which command.
+        command: u32,
+        /// Its exit status.
+        status: i32,
+    },
+    /// The running task says what it is: "teardown".
+    Task {
+        /// Its part in the scenario.
+        role: String,
+    },
+    /// The unplug event has been seen by the polling handler, which has not done anything yet.
+    UnplugSeen {
+        /// Number of the event.
+        event: u32,
+        /// The VF it is about.
+        function: FunctionId,
+    },
+    /// The unplug handler is done.
+    UnplugDone {
+        /// Number of the event.
+        event: u32,
+    },
+    /// A kernel function was entered.
+    Enter {
+        /// The function, e.g. `pci_iov_remove_virtfn`.
+        call: String,
+        /// The PCI function that it was called for, where that is known.
+        function: Option<FunctionId>,
+        /// Callers, innermost first.
+        stack: Vec<String>,
+    },
+    /// A kernel function returned.
+    Return {
+        /// The function.
+        call: String,
+        /// The PCI function.
+        function: Option<FunctionId>,
+    },
+    /// The task is about to take pci_rescan_remove_lock.
+    LockWait {
+        /// pid of the task that holds it, 0 if nobody does.
+        owner: u32,
+    },
+    /// The task has it.
+    LockTaken {
+        /// The task held it before: a nested acquisition.
+        nested: bool,
+    },
+    /// The task is about to release one level of it.
+    LockRelease,
+    /// Invariants, at a moment when nothing should be going on.
+    Measured {
+        /// Which measurement, e.g. "before", "after".
+        label: String,
+        /// The values.
+        #[serde(flatten)]
+        values: Invariants,
+    },
+    /// The module could not do what it was told.
+    Failed {
+        /// Why.
+        text: String,
+    },
+}
+
+/// What is measured in the guest before and after each round.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invariants {
+    /// `kref` of the PF's struct device. -1: there is no such pci_dev any more.
+    pub pf_references: i64,
+    /// `kref` of the PF's bus device.
+    pub bus_references: i64,
+    /// VF pci_devs handed to pci_device_add() since the module was loaded.
+    pub vfs_created: u64,
+    /// VF pci_devs that went through pci_release_dev().
+    pub vfs_released: u64,
+    /// pid of the owner of pci_rescan_remove_lock, 0 if it is free.
+    pub lock_owner: u32,
+    /// The variant's nesting word (`pci_rescan_remove_count`, `_depth` or `_reentrant_count`), -1 if it has none.
+    pub lock_depth: i64,
+    /// Observations that did not fit and were dropped.
+    pub dropped: u64,
+}
+
+/// Part of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// QEMU starts, the kernel boots, the module loads.
+    Boot,
+    /// The PF is bound, VFs are on, invariants measured; from here on the console counts.
+    Armed,
+    /// The teardown has been started.
+    Teardown,
+    /// Both sides should be back; invariants are measured.
+    Settle,
+    /// The PF is removed as a last step.
+    FinalRemove,
+    /// The guest powers off.
+    PowerOff,
+}
+
+/// Why a hold ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HoldEnd {
+    /// The condition came true.
+    Reached,
+    /// The upper bound came first: the other side did not get where the scenario wanted it.
+    Bound,
+    /// The run was stopped.
+    Stopped,
+}
+
+/// What the judge says about a run. Precedence is that of the order here, INFRA first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING-KEBAB-CASE")]
+pub enum Verdict {
+    /// QEMU, the build or the host failed: nothing is known about the kernel.
+    Infra,
+    /// The kernel did not reach the guest's init.
+    BootFail,
+    /// A VF's removal body ran more than once.
+    DoubleRemoval,
+    /// A task did not come back.
+    Deadlock,
+    /// Any other wanted or unexpected finding; the finding's class says which.
+    Finding,
+    /// The guest stopped answering and printed nothing.
+    Silent,
+    /// Teardown and unplug were not shown to overlap.
+    Inconclusive,
+    /// Removed once, everything as before, overlap shown (or none expected).
+    Pass,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Verdict::Infra => "INFRA",
+            Verdict::BootFail => "BOOT-FAIL",
+            Verdict::DoubleRemoval => "DOUBLE-REMOVAL",
+            Verdict::Deadlock => "DEADLOCK",
+            Verdict::Finding => "FINDING",
+            Verdict::Silent => "SILENT",
+            Verdict::Inconclusive => "INCONCLUSIVE",
+            Verdict::Pass => "PASS",
+        })
+    }
+}
+
+/// Class of a finding (the same words as in the rule table, src/oracle/rules.toml).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING-KEBAB-CASE")]
+pub enum Class {
+    /// A removal body ran twice for one VF.
+    DoubleRemoval,
+    /// A reference count is off.
+    Refcount,
+    /// Freed memory was used.
+    UseAfterFree,
+    /// A list is corrupt.
+    ListCorruption,
+    /// Two tasks, or one with itself, wait for ever.
+    Deadlock,
+    /// lockdep: order, recursion, state.
+    LockOrder,
+    /// An assertion about a lock.
+    Assert,
+    /// Something was not given back.
+    Leak,
+    /// The kernel died: oops, BUG, panic.
+    Oops,
+    /// Another warning.
+    Warn,
+    /// Lockup or stall.
+    Stall,
+    /// Something else worth a look.
+    Other,
+}
+
+/// How a finding stands to the scenario.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Standing {
+    /// What the scenario looks for.
+    Wanted,
+    /// In the list of known issues (guest-tests/expect/known.toml).
+    Known,
+    /// Neither: somebody should look.
+    Other,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// Its class.
+    pub class: Class,
+    /// One line.
+    pub title: String,
+    /// First frame that is not plumbing, if there is a stack.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub frame: Option<String>,
+    /// Wanted, known or other.
+    pub standing: Standing,
+    /// The round it belongs to (from 1), if one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub round: Option<u32>,
+    /// Byte span in the console file, for a finding from there.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub console: Option<(u64, u64)>,
+    /// Why it is known, for a known one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub reason: Option<String>,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum EventKind {
+    /// A long step (download, build, boot) has begun, moved on, or ended.
+    Progress {
+        /// What is being done, stable over the step: "kernel v7: compile".
+        step: String,
+        /// Where it is: a file name, a count.
+        #[serde(skip_serializing_if = "String::is_empty", default)]
+        detail: String,
+        /// How much is done and of how much, in the step's own unit, if that is known.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        part: Option<(u64, u64)>,
+        /// The step has ended.
+        #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+        finished: bool,
+    },
+    /// A run begins.
+    RunStarted {
+        /// Scenario name.
+        scenario: String,
+        /// Kernel name, e.g. `v7@7.2`.
+        kernel: String,
+        /// Kernel identity: hash of source, patch and config.
+        kernel_id: String,
+        /// Number of VFs.
+        vfs: u16,
+        /// Accelerator.
+        accel: String,
+        /// QEMU's version.
+        qemu: String,
+    },
+    /// A phase begins. `console` is the length of the console file at that moment.
+    Phase {
+        /// Which.
+        phase: Phase,
+        /// The round it belongs to, from 1; 0 outside rounds.
+        round: u32,
+        /// Bytes of console so far.
+        console: u64,
+    },
+    /// A vhost-user message.
+    Wire(WireMessage),
+    /// A connection to a function came or went.
+    Connection {
+        /// The function.
+        function: FunctionId,
+        /// Connected?
+        up: bool,
+        /// Why it went, if it went.
+        #[serde(skip_serializing_if = "String::is_empty", default)]
+        reason: String,
+    },
+    /// A trigger point was reached.
+    PointReached {
+        /// The point in its text form.
+        point: String,
+    },
+    /// An unplug was ordered.
+    UnplugFired {
+        /// Actuator, e.g. `platform`.
+        actuator: String,
+        /// What is unplugged.
+        target: FunctionId,
+        /// Number of the event, as in [`Observation::UnplugSeen`].
+        number: u32,
+    },
+    /// A message is being held.
+    HoldBegan {
+        /// The point in its text form.
+        point: String,
+        /// What is waited for.
+        until: String,
+    },
+    /// The held message went on.
+    HoldEnded {
+        /// The point in its text form.
+        point: String,
+        /// Nanoseconds held.
+        held_ns: u64,
+        /// Why it ended.
+        end: HoldEnd,
+    },
+    /// The guest module observed something.
+    Guest(GuestRecord),
+    /// The run was cut short: a wait ran into its limit, QEMU died, the user stopped it.
+    Cut {
+        /// In which words.
+        reason: String,
+        /// The host's fault or the user's, not the guest's.
+        infrastructure: bool,
+    },
+    /// Something is wrong.
+    Finding(Finding),
+    /// The judgement on a run.
+    Judged {
+        /// The verdict.
+        verdict: Verdict,
+        /// Evidence, a line each.
+        evidence: Vec<String>,
+        /// Rounds in which the wanted finding was seen.
+        hits: u32,
+        /// Rounds run.
+        rounds: u32,
+        /// Seconds it took.
+        seconds: f64,
+    },
+}
+
+/// An event with its place in the order of things.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Running number within the recording.
+    pub number: u64,
+    /// Host monotonic nanoseconds since the recording began.
+    pub ns: u64,
+    /// What happened.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// Where events go. Cheap to clone, usable from any thread, never blocks: the reader of the other end drains an
+/// unbounded channel. When that reader is gone, events are dropped without an error, since a run must not fail because
+/// nobody listens any more.
+#[derive(Clone, Debug)]
+pub struct EventSink {
+    sender: Sender<Event>,
+    start: Instant,
+    next: Arc<AtomicU64>,
+}
+
+impl EventSink {
+    /// A sink and the end to read from. The clock starts now.
+    pub fn new() -> (Self, std::sync::mpsc::Receiver<Event>) {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        (Self { sender, start: Instant::now(), next: Arc::default() }, receiver)
+    }
+
+    /// A sink that nobody reads.
+    pub fn discard() -> Self {
+        Self::new().0
+    }
+
+    /// Sends an event, stamped with the time of the call.
+    pub fn emit(&self, kind: EventKind) {
+        let ns = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        // The receiver being gone is not the sender's problem, see the type's documentation.
+        let _ = self.sender.send(Event { number, ns, kind });
+    }
+
+    /// Says that a long step is at `detail`.
+    pub fn progress(&self, step: &str, detail: impl Into<String>, part: Option<(u64, u64)>) {
+        self.emit(EventKind::Progress { step: step.to_owned(), detail: detail.into(), part, finished: false });
+    }
+
+    /// Says that a long step has ended.
+    pub fn finished(&self, step: &str, detail: impl Into<String>) {
+        self.emit(EventKind::Progress { step: step.to_owned(), detail: detail.into(), part: None, finished: true });
+    }
+}
