@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::FunctionId;
 
 /// A scenario with its parameters filled in, ready to run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Scenario {
     /// Name, as given on the command line: the file's stem.
     pub name: String,
@@ -47,7 +47,7 @@ pub enum Actuator {
 }
 
 /// An unplug and when it is fired.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Unplug {
     /// Who removes it.
     pub actuator: Actuator,
@@ -89,6 +89,12 @@ impl fmt::Display for Point {
             WirePhase::Reply => "reply",
         };
         write!(f, "{}:wire:{}#{}@{phase}", self.function, self.message, self.nth)
+    }
+}
+
+impl Serialize for Point {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
     }
 }
 
