@@ -1,2 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! guest.
+//! The guest: what it boots from, and what host and module say to each other.
+
+pub mod initramfs;
+pub mod proto;

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* What must be the same before and after a round: references, releases, the lock. */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/delay.h>
+#include <linux/kref.h>
+#include <linux/pci.h>
+#include <linux/rcupdate.h>
+
+#include "vfrace.h"
+
+#define SETTLE_MS	20
+#define SETTLE_SAME	3
+#define SETTLE_TRIES	50
+
+struct sample {
+	s64 pf, bus;
+	u64 created, released;
+};
+
+static void take(struct sample *s)
+{
+	struct pci_dev *pf = vfrace_get_pf();
+
+	*s = (struct sample){ .pf = -1, .bus = -1, .created = vfrace_created(), .released = vfrace_released() };
+	if (!pf)
+		return;
+	s->pf = (s64)kref_read(&pf->dev.kobj.kref) - 1;		/* without the one just taken */
+	s->bus = kref_read(&pf->bus->dev.kobj.kref);
+	pci_dev_put(pf);
+}
+
+/* The nesting word, under any of the names that the variants give it; -1 if this kernel has none. */
+static s64 lock_depth(void)
+{
+	static const struct {
+		const char *name;
+		size_t size;
+	} words[] = {
+		{ "pci_rescan_remove_reentrant_count", sizeof(size_t) },
+		{ "pci_rescan_remove_count", sizeof(unsigned int) },
+		{ "pci_rescan_remove_depth", sizeof(unsigned int) },
+	};
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(words); i++) {
+		unsigned long at = vfrace_symbol(words[i].name);
+
+		if (!at)
+			continue;
+		return words[i].size == sizeof(size_t) ? (s64)READ_ONCE(*(size_t *)at) : READ_ONCE(*(unsigned int *)at);
+	}
+	return -1;
+}
+
+/*
+ * References come and go for a moment after a removal (RCU, deferred work): a sample counts when it was the same
+ * SETTLE_SAME times in a row. After SETTLE_TRIES the last one is reported as it is.
+ */
+void vfrace_measure(const char *label)
+{
+	struct sample now, last;
+	u64 args[VFRACE_REPORT_ARGS];
+	int same = 0, tries;
+
+	take(&last);
+	for (tries = 0; same < SETTLE_SAME && tries < SETTLE_TRIES; tries++) {
+		rcu_barrier();
+		msleep(SETTLE_MS);
+		take(&now);
+		same = memcmp(&now, &last, sizeof(now)) ? 0 : same + 1;
+		last = now;
+	}
+	args[0] = last.pf;
+	args[1] = last.bus;
+	args[2] = last.created;
+	args[3] = last.released;
+	args[4] = vfrace_lock_owner();
+	args[5] = lock_depth();
+	args[6] = vfrace_dropped();
+	vfrace_report(VFRACE_REPORT_MEASURED, args, ARRAY_SIZE(args), label);
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The guest's root: a newc cpio archive (kernel Documentation/driver-api/early-userspace/buffer-format.rst) with a
+//! static busybox, init and the module. It is written uncompressed: unpacking costs the guest more than reading.
+
+use std::io::{Seek, Write};
+use std::path::{Path, PathBuf};
+
+use cpio::newc::{Builder, ModeFileType, trailer};
+
+/// An initramfs that could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum InitramfsError {
+    /// A part of it cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The archive cannot be written.
+    #[error("cannot write {path}")]
+    Write {
+        /// The archive.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// What goes into the archive.
+#[derive(Clone, Copy, Debug)]
+pub struct Parts<'a> {
+    /// A static busybox of the guest's architecture.
+    pub busybox: &'a Path,
+    /// The init script.
+    pub init: &'a Path,
+    /// The kernel module.
+    pub module: &'a Path,
+}
+
+/// Writes the archive to `path`.
+pub fn write(path: &Path, parts: Parts<'_>) -> Result<(), InitramfsError> {
+    let read = |file: &Path| {
+        std::fs::read(file).map_err(|source| InitramfsError::Read { path: file.to_path_buf(), source })
+    };
+    let (busybox, init, module) = (read(parts.busybox)?, read(parts.init)?, read(parts.module)?);
+    let failed = |source| InitramfsError::Write { path: path.to_path_buf(), source };
+    let file = std::fs::File::create(path).map_err(failed)?;
+    archive(std::io::BufWriter::new(file), &busybox, &init, &module).map_err(failed)
+}
+
+fn archive<W: Write + Seek>(mut out: W, busybox: &[u8], init: &[u8], module: &[u8]) -> std::io::Result<()> {
+    let mut inode = 0;
+    let mut entry = |name: &str, kind: ModeFileType, mode: u32| {
+        inode += 1;
+        Builder::new(name).ino(inode).nlink(1).set_mode_file_type(kind).mode(mode)
+    };
+    for name in ["bin", "dev"] {
+        out = entry(name, ModeFileType::Directory, 0o40_755).write(out, 0).finish()?;
+    }
+    // The kernel opens it for init before devtmpfs is mounted (init/main.c, console_on_rootfs).
+    let console = entry("dev/console", ModeFileType::Char, 0o20_600).rdev_major(5).rdev_minor(1);
+    out = console.write(out, 0).finish()?;
+    for (name, bytes, mode) in
+        [("bin/busybox", busybox, 0o100_755), ("init", init, 0o100_755), ("vfrace.ko", module, 0o100_644)]
+    {
+        let length = u32::try_from(bytes.len())
+            .map_err(|_| std::io::Error::new(std::io::ErrorKind::FileTooLarge, format!("{name} is over 4 GiB")))?;
+        let mut file = entry(name, ModeFileType::Regular, mode).write(out, length);
+        file.write_all(bytes)?;
+        out = file.finish()?;
+    }
+    trailer(out)?.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_archive_holds_what_the_guest_needs() {
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        archive(&mut bytes, b"busybox", b"#!/bin/busybox sh\n", b"\x7fELF").unwrap();
+        let mut rest: &[u8] = bytes.get_ref();
+        let mut seen = Vec::new();
+        loop {
+            let reader = cpio::newc::Reader::new(rest).unwrap();
+            if reader.entry().is_trailer() {
+                break;
+            }
+            seen.push((reader.entry().name().to_owned(), reader.entry().mode(), reader.entry().file_size()));
+            rest = reader.finish().unwrap();
+        }
+        let expected = [
+            ("bin", 0o40_755, 0),
+            ("dev", 0o40_755, 0),
+            ("dev/console", 0o20_600, 0),
+            ("bin/busybox", 0o100_755, 7),
+            ("init", 0o100_755, 18),
+            ("vfrace.ko", 0o100_644, 4),
+        ];
+        assert_eq!(seen, expected.map(|(name, mode, size)| (name.to_owned(), mode, size)));
+    }
+}

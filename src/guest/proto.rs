@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What host and guest say to each other: the mirror of guest-tests/module/vfrace_proto.h.
+//!
+//! The guest is not trusted: a report is decoded field by field from a byte slice, and one that makes no sense is an
+//! error with the reason, never a panic.
+
+use crate::event::{FunctionId, GuestRecord, Invariants, Observation};
+
+/// Version of the protocol; the module says its own in HELLO.
+pub const VERSION: u32 = 1;
+/// virtio device id of the mailbox.
+pub const VIRTIO_ID: u32 = 38;
+/// Number of virtqueues.
+pub const QUEUES: u32 = 3;
+/// Longest text of a command, bytes.
+pub const COMMAND_TEXT: usize = 1000;
+/// Longest text of a report, bytes.
+pub const REPORT_TEXT: usize = 432;
+/// Number of 64-bit arguments of a report.
+pub const REPORT_ARGS: usize = 7;
+/// Bytes of a task name.
+pub const COMM: usize = 16;
+/// Bytes of a whole report.
+pub const REPORT_SIZE: usize = 8 + 8 + 4 * 4 + 8 * REPORT_ARGS + COMM + REPORT_TEXT;
+
+const HELLO: u32 = 1;
+const AGENT: u32 = 2;
+const OUTPUT: u32 = 3;
+const DONE: u32 = 4;
+const TASK: u32 = 5;
+const SEEN: u32 = 6;
+const UNPLUGGED: u32 = 7;
+const ENTER: u32 = 8;
+const RETURN: u32 = 9;
+const LOCK_WAIT: u32 = 10;
+const LOCK_TAKEN: u32 = 11;
+const LOCK_RELEASE: u32 = 12;
+const MEASURED: u32 = 13;
+const FAILED: u32 = 14;
+
+/// What an unplug event tells the guest to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum UnplugAction {
+    /// Say that it was seen, do nothing.
+    Nop = 0,
+    /// Take pci_rescan_remove_lock, pci_iov_remove_virtfn(PF, vf), give it back.
+    Platform = 1,
+}
+
+/// What a command tells the guest to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum CommandKind {
+    /// A line of shell for the guest's init.
+    Exec = 1,
+    /// The PF's address, `DDDD:BB:DD.F`.
+    Pf = 2,
+    /// Poll for unplugs and report calls from now on.
+    Arm = 3,
+    /// Stop both.
+    Disarm = 4,
+    /// Measure the invariants; the text is their label.
+    Measure = 5,
+}
+
+/// A report that does not decode.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ProtoError {
+    /// Too few bytes.
+    #[error("a report of {0} bytes; {REPORT_SIZE} are expected")]
+    Short(usize),
+    /// A kind that this version does not know.
+    #[error("report {number} is of the unknown kind {kind}")]
+    Kind {
+        /// Its number.
+        number: u64,
+        /// Its kind.
+        kind: u32,
+    },
+    /// A field out of range.
+    #[error("report {number}: {field} is {value}")]
+    Field {
+        /// Its number.
+        number: u64,
+        /// Which field.
+        field: &'static str,
+        /// What stood there.
+        value: u64,
+    },
+    /// A command that does not fit.
+    #[error("a command of {0} bytes; at most {COMMAND_TEXT} fit, without line breaks")]
+    Command(usize),
+}
+
+/// The bytes of an unplug event. `vf` is Linux' index (virtfnN).
+pub fn encode_unplug(number: u32, action: UnplugAction, vf: u32) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    for (place, word) in bytes.chunks_exact_mut(4).zip([number, action as u32, vf, 0]) {
+        place.copy_from_slice(&word.to_le_bytes());
+    }
+    bytes
+}
+
+/// The bytes of a command.
+pub fn encode_command(id: u32, kind: CommandKind, text: &str) -> Result<Vec<u8>, ProtoError> {
+    let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
+    if text.len() > COMMAND_TEXT || text.contains(['\n', '\0']) {
+        return Err(ProtoError::Command(text.len()));
+    }
+    let mut bytes = Vec::with_capacity(16 + COMMAND_TEXT);
+    for word in [id, kind as u32, length, 0] {
+        bytes.extend_from_slice(&word.to_le_bytes());
+    }
+    bytes.extend_from_slice(text.as_bytes());
+    bytes.resize(16 + COMMAND_TEXT, 0);
+    Ok(bytes)
+}
+
+/// Reads little-endian fields off the front of a slice whose length has been checked.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn bytes(&mut self, n: usize) -> &'a [u8] {
+        let (head, tail) = self.0.split_at(n.min(self.0.len()));
+        self.0 = tail;
+        head
+    }
+
+    fn u32(&mut self) -> u32 {
+        self.bytes(4).try_into().map_or(0, u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> u64 {
+        self.bytes(8).try_into().map_or(0, u64::from_le_bytes)
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The VF index of a report as a function: -1 is the PF, -2 none of ours.
+fn function(number: u64, value: u64) -> Result<Option<FunctionId>, ProtoError> {
+    match value as i64 {
+        -2 => Ok(None),
+        -1 => Ok(Some(FunctionId::Pf)),
+        index @ 0..=254 => Ok(Some(FunctionId::Vf(index as u16 + 1))),
+        _ => Err(ProtoError::Field { number, field: "the VF's index", value }),
+    }
+}
+
+/// Decodes one report.
+pub fn decode_report(bytes: &[u8]) -> Result<GuestRecord, ProtoError> {
+    if bytes.len() < REPORT_SIZE {
+        return Err(ProtoError::Short(bytes.len()));
+    }
+    let mut fields = Fields(bytes);
+    let (number, guest_ns) = (fields.u64(), fields.u64());
+    let (kind, pid, cpu, length) = (fields.u32(), fields.u32(), fields.u32(), fields.u32());
+    let args: [u64; REPORT_ARGS] = std::array::from_fn(|_| fields.u64());
+    let [a, b, c, d, e, f, g] = args;
+    let comm = fields.bytes(COMM);
+    let comm = text(comm.split(|&byte| byte == 0).next().unwrap_or_default());
+    let words = fields.bytes(REPORT_TEXT.min(length as usize));
+    let narrow =
+        |field, value| u32::try_from(value).map_err(|_| ProtoError::Field { number, field, value });
+    let what = match kind {
+        HELLO => Observation::Hello { release: text(words), version: narrow("the version", a)? },
+        AGENT => Observation::AgentReady,
+        OUTPUT => Observation::Output { command: narrow("the command", a)?, text: text(words) },
+        DONE => Observation::Done { command: narrow("the command", a)?, status: b as i32 },
+        TASK => Observation::Task { role: text(words) },
+        SEEN => match function(number, b)? {
+            Some(function) => Observation::UnplugSeen { event: narrow("the event", a)?, function },
+            None => return Err(ProtoError::Field { number, field: "the VF's index", value: b }),
+        },
+        UNPLUGGED => Observation::UnplugDone { event: narrow("the event", a)? },
+        ENTER => {
+            let words = text(words);
+            let mut names = words.split_ascii_whitespace().map(str::to_owned);
+            Observation::Enter {
+                call: names.next().unwrap_or_default(),
+                function: function(number, a)?,
+                stack: names.collect(),
+            }
+        }
+        RETURN => Observation::Return { call: text(words), function: function(number, a)? },
+        LOCK_WAIT => Observation::LockWait { owner: narrow("the owner", a)? },
+        LOCK_TAKEN => Observation::LockTaken { nested: a != 0 },
+        LOCK_RELEASE => Observation::LockRelease,
+        MEASURED => Observation::Measured {
+            label: text(words),
+            values: Invariants {
+                pf_references: a as i64,
+                bus_references: b as i64,
+                vfs_created: c,
+                vfs_released: d,
+                lock_owner: narrow("the owner", e)?,
+                lock_depth: f as i64,
+                dropped: g,
+            },
+        },
+        FAILED => Observation::Failed { text: text(words) },
+        kind => return Err(ProtoError::Kind { number, kind }),
+    };
+    Ok(GuestRecord { number, guest_ns, pid, cpu, comm, what })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The value of a `#define NAME value` line of the header.
+    fn defined(name: &str) -> u64 {
+        let header = include_str!("../../guest-tests/module/vfrace_proto.h");
+        let line = header
+            .lines()
+            .find(|line| line.split_whitespace().nth(1) == Some(name) && line.starts_with("#define"))
+            .unwrap_or_else(|| panic!("{name} is not in the header"));
+        line.split_whitespace().nth(2).unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn header_and_mirror_agree() {
+        for (name, value) in [
+            ("VFRACE_PROTO_VERSION", VERSION),
+            ("VFRACE_VIRTIO_ID", VIRTIO_ID),
+            ("VFRACE_QUEUES", QUEUES),
+            ("VFRACE_COMMAND_TEXT", COMMAND_TEXT as u32),
+            ("VFRACE_REPORT_TEXT", REPORT_TEXT as u32),
+            ("VFRACE_REPORT_ARGS", REPORT_ARGS as u32),
+            ("VFRACE_COMM", COMM as u32),
+            ("VFRACE_UNPLUG_NOP", UnplugAction::Nop as u32),
+            ("VFRACE_UNPLUG_PLATFORM", UnplugAction::Platform as u32),
+            ("VFRACE_COMMAND_EXEC", CommandKind::Exec as u32),
+            ("VFRACE_COMMAND_PF", CommandKind::Pf as u32),
+            ("VFRACE_COMMAND_ARM", CommandKind::Arm as u32),
+            ("VFRACE_COMMAND_DISARM", CommandKind::Disarm as u32),
+            ("VFRACE_COMMAND_MEASURE", CommandKind::Measure as u32),
+            ("VFRACE_REPORT_HELLO", HELLO),
+            ("VFRACE_REPORT_AGENT", AGENT),
+            ("VFRACE_REPORT_OUTPUT", OUTPUT),
+            ("VFRACE_REPORT_DONE", DONE),
+            ("VFRACE_REPORT_TASK", TASK),
+            ("VFRACE_REPORT_SEEN", SEEN),
+            ("VFRACE_REPORT_UNPLUGGED", UNPLUGGED),
+            ("VFRACE_REPORT_ENTER", ENTER),
+            ("VFRACE_REPORT_RETURN", RETURN),
+            ("VFRACE_REPORT_LOCK_WAIT", LOCK_WAIT),
+            ("VFRACE_REPORT_LOCK_TAKEN", LOCK_TAKEN),
+            ("VFRACE_REPORT_LOCK_RELEASE", LOCK_RELEASE),
+            ("VFRACE_REPORT_MEASURED", MEASURED),
+            ("VFRACE_REPORT_FAILED", FAILED),
+        ] {
+            assert_eq!(defined(name), u64::from(value), "{name}");
+        }
+    }
+
+    fn report(kind: u32, args: &[u64], words: &str) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        bytes.extend(7u64.to_le_bytes());
+        bytes.extend(1_000u64.to_le_bytes());
+        for word in [kind, 42, 1, words.len() as u32] {
+            bytes.extend(word.to_le_bytes());
+        }
+        for i in 0..REPORT_ARGS {
+            bytes.extend(args.get(i).copied().unwrap_or(0).to_le_bytes());
+        }
+        bytes.extend(b"sh\0garbage\0\0\0\0\0\0");
+        bytes.extend(words.as_bytes());
+        bytes.resize(REPORT_SIZE, 0);
+        bytes
+    }
+
+    #[test]
+    fn an_entry_has_its_callers() {
+        let record = decode_report(&report(ENTER, &[1], "device_del pci_remove_bus_device remove_store")).unwrap();
+        assert_eq!((record.number, record.pid, record.cpu, record.comm.as_str()), (7, 42, 1, "sh"));
+        let stack = vec!["pci_remove_bus_device".to_owned(), "remove_store".to_owned()];
+        assert_eq!(
+            record.what,
+            Observation::Enter { call: "device_del".to_owned(), function: Some(FunctionId::Vf(2)), stack }
+        );
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_a_reason() {
+        assert_eq!(decode_report(&[0; 20]), Err(ProtoError::Short(20)));
+        assert_eq!(decode_report(&report(99, &[], "")), Err(ProtoError::Kind { number: 7, kind: 99 }));
+        assert!(matches!(decode_report(&report(SEEN, &[1, 300], "")), Err(ProtoError::Field { .. })));
+        assert!(matches!(decode_report(&report(LOCK_WAIT, &[1 << 40], "")), Err(ProtoError::Field { .. })));
+        assert_eq!(encode_command(1, CommandKind::Exec, "a\nb"), Err(ProtoError::Command(3)));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_decode_or_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..700)) {
+            let _ = decode_report(&bytes);
+        }
+    }
+}
