@@ -2,4 +2,5 @@
 //! The guest: what it boots from, and what host and module say to each other.
 
 pub mod initramfs;
+pub mod observations;
 pub mod proto;

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The command line of the x86_64 machine: q35 with one root port, the composed SR-IOV device behind it and the mailbox
+//! on the root bus.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use crate::event::FunctionId;
+
+/// The PF's address in the guest: the root port is the only bridge, so firmware gives its bus number 1.
+pub const PF_ADDRESS: &str = "0000:01:00.0";
+
+/// How guest code is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accel {
+    /// Hardware virtualisation, proven by a boot.
+    Kvm,
+    /// QEMU's translator, a thread per virtual CPU.
+    Tcg,
+}
+
+impl Accel {
+    /// Value of QEMU's `-accel`.
+    pub fn qemu_value(self) -> &'static str {
+        match self {
+            Accel::Kvm => "kvm",
+            Accel::Tcg => "tcg,thread=multi",
+        }
+    }
+}
+
+impl std::fmt::Display for Accel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Accel::Kvm => "kvm",
+            Accel::Tcg => "tcg",
+        })
+    }
+}
+
+/// What the machine is made of. Paths must not contain a comma: QEMU's option syntax would split them.
+#[derive(Clone, Debug)]
+pub struct Machine<'a> {
+    /// Accelerator.
+    pub accel: Accel,
+    /// bzImage.
+    pub kernel: &'a Path,
+    /// cpio archive.
+    pub initramfs: &'a Path,
+    /// File that the serial console is written to.
+    pub console: &'a Path,
+    /// Number of VFs, 1..=255.
+    pub vfs: u16,
+    /// Queue pairs a function, at least 1.
+    pub queue_pairs: u16,
+    /// Exit instead of rebooting when the guest resets.
+    pub no_reboot: bool,
+}
+
+/// Kernel command line. Level 5 prints warnings and worse: every report, none of the chatter that costs an exit a
+/// byte. An oops is a panic and a panic ends QEMU at once (`panic=-1` with `-no-reboot`). `tsc=reliable` keeps the
+/// clocksource watchdog from dropping to HPET, where each clock read is MMIO.
+const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 oops=panic panic=-1 tsc=reliable";
+
+impl Machine<'_> {
+    /// The arguments after QEMU's name. `socket` says where the back end of a function listens.
+    pub fn arguments(&self, socket: impl Fn(FunctionId) -> PathBuf) -> Vec<OsString> {
+        let mut args = Arguments(Vec::new());
+        args.two("-machine", "q35,memory-backend=ram");
+        // The back ends map the guest's memory: it has to be shareable.
+        args.two("-object", "memory-backend-memfd,id=ram,size=512M,share=on");
+        args.two("-m", "512M");
+        args.two("-accel", self.accel.qemu_value());
+        args.two("-cpu", if self.accel == Accel::Kvm { "host" } else { "max" });
+        // The teardown runs on CPU 0, the unplug handler polls on CPU 1.
+        args.two("-smp", "2");
+        args.one("-nodefaults");
+        args.one("-no-user-config");
+        args.two("-display", "none");
+        if self.no_reboot {
+            args.one("-no-reboot");
+        }
+        args.two("-chardev", with_path("file,id=console,path=", self.console));
+        args.two("-serial", "chardev:console");
+        args.two("-kernel", self.kernel);
+        args.two("-initrd", self.initramfs);
+        args.two("-append", COMMAND_LINE);
+        args.two("-device", "pcie-root-port,id=port,bus=pcie.0,addr=0x2,slot=1,chassis=1");
+        // QEMU pairs VFs with their PF by `sriov-pf`; the VFs have to be there first.
+        for number in (1..=self.vfs).rev() {
+            self.function(&mut args, FunctionId::Vf(number), number, &socket);
+        }
+        self.function(&mut args, FunctionId::Pf, 0, &socket);
+        args.two("-chardev", with_path("socket,id=c-mailbox,path=", &socket(FunctionId::Mailbox)));
+        args.two(
+            "-device",
+            "vhost-user-test-device-pci,bus=pcie.0,addr=0x3,chardev=c-mailbox,virtio-id=38,num_vqs=3,vq_size=256",
+        );
+        args.0
+    }
+
+    fn function(
+        &self,
+        args: &mut Arguments,
+        function: FunctionId,
+        number: u16,
+        socket: &impl Fn(FunctionId) -> PathBuf,
+    ) {
+        let (device, place) = (number >> 3, number & 7);
+        let (queues, mq) = (self.queue_pairs, if self.queue_pairs > 1 { ",mq=on" } else { "" });
+        let role = if number == 0 { ",id=pf" } else { ",sriov-pf=pf" };
+        args.two("-chardev", with_path(&format!("socket,id=c-{function},path="), &socket(function)));
+        args.two("-netdev", format!("vhost-user,id=n-{function},chardev=c-{function},queues={queues}"));
+        args.two(
+            "-device",
+            format!(
+                "virtio-net-pci,bus=port,addr={device:#x}.{place:#x},netdev=n-{function}{mq},\
+                 mac=52:54:00:76:{:02x}:{:02x}{role}",
+                number >> 8,
+                number & 0xff
+            ),
+        );
+    }
+}
+
+struct Arguments(Vec<OsString>);
+
+impl Arguments {
+    fn one(&mut self, argument: impl Into<OsString>) {
+        self.0.push(argument.into());
+    }
+
+    fn two(&mut self, option: &str, value: impl Into<OsString>) {
+        self.0.push(option.into());
+        self.0.push(value.into());
+    }
+}
+
+fn with_path(prefix: &str, path: &Path) -> OsString {
+    let mut value = OsString::from(prefix);
+    value.push(path);
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vfs_come_before_their_pf_and_every_function_has_its_socket() {
+        let machine = Machine {
+            accel: Accel::Tcg,
+            kernel: Path::new("bzImage"),
+            initramfs: Path::new("initramfs"),
+            console: Path::new("console"),
+            vfs: 9,
+            queue_pairs: 2,
+            no_reboot: true,
+        };
+        let args: Vec<String> = machine
+            .arguments(|function| PathBuf::from(format!("s/{function}.sock")))
+            .into_iter()
+            .map(|arg| arg.into_string().unwrap())
+            .collect();
+        let at = |needle: &str| args.iter().position(|arg| arg.contains(needle)).expect(needle);
+        assert!(at("addr=0x1.0x1,netdev=n-vf9,mq=on,mac=52:54:00:76:00:09,sriov-pf=pf") < at("id=pf"));
+        assert!(at("addr=0x0.0x1,netdev=n-vf1") < at("addr=0x0.0x0,netdev=n-pf"));
+        assert!(at("path=s/mailbox.sock") < at("virtio-id=38"));
+        assert!(args.contains(&"vhost-user,id=n-pf,chardev=c-pf,queues=2".to_owned()));
+    }
+}
