@@ -1,2 +1,246 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! campaign.
+//! Many runs: scenarios times kernels times boots.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::event::{Finding, Verdict};
+use crate::exit::ExitCode;
+use crate::kernel::BuiltKernel;
+use crate::oracle::{Expectations, KnownIssues};
+use crate::qemu::QemuBinary;
+use crate::qemu::machine::Accel;
+use crate::run::{Listener, RunConfig, RunError, RunResult, Stop, run};
+use crate::scenario::Scenario;
+
+/// What a campaign is made of.
+pub struct Campaign<'a> {
+    /// Scenarios, one row each per kernel.
+    pub scenarios: &'a [Scenario],
+    /// Kernels that were built.
+    pub kernels: &'a [BuiltKernel],
+    /// Boots per cell.
+    pub boots: u32,
+    /// Guests at the same time.
+    pub jobs: usize,
+    /// QEMU.
+    pub qemu: &'a QemuBinary,
+    /// Accelerator.
+    pub accel: Accel,
+    /// A static busybox for the guests.
+    pub busybox: &'a Path,
+    /// The guests' init.
+    pub init: &'a Path,
+    /// Known issues.
+    pub known: &'a KnownIssues,
+    /// What each cell should give.
+    pub expected: &'a Expectations,
+    /// Where results go: `DIR/SCENARIO/KERNEL/boot-N`.
+    pub dir: PathBuf,
+    /// Ends the campaign early.
+    pub stop: Stop,
+    /// Makes the listener for one run, given its directory.
+    pub listen: &'a (dyn Fn(&Path) -> Listener + Sync),
+    /// Told of every run that has ended, from the thread that ran it.
+    pub ended: &'a (dyn Fn(&Cell<'_>, u32, &RunResult) + Sync),
+}
+
+/// One combination of scenario and kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct Cell<'a> {
+    /// The scenario.
+    pub scenario: &'a Scenario,
+    /// The kernel.
+    pub kernel: &'a BuiltKernel,
+}
+
+/// What a cell gave.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Outcome {
+    /// Scenario name.
+    pub scenario: String,
+    /// Kernel name.
+    pub kernel: String,
+    /// Kernel identity.
+    pub kernel_id: String,
+    /// Over all boots: the one that ranks first in the order of [`Verdict`].
+    pub verdict: Verdict,
+    /// What was expected, if the list says anything about this cell.
+    pub expected: Option<Verdict>,
+    /// Rounds in which the wanted finding was seen.
+    pub hits: u32,
+    /// Rounds run.
+    pub rounds: u32,
+    /// Boots that were judged.
+    pub boots: u32,
+    /// Seconds of all boots together.
+    pub seconds: f64,
+    /// All findings.
+    pub findings: Vec<Finding>,
+    /// Where the evidence is.
+    pub dir: PathBuf,
+}
+
+impl Outcome {
+    /// Whether it is what it should be. Without an expectation, PASS is.
+    pub fn is_as_expected(&self) -> bool {
+        self.verdict == self.expected.unwrap_or(Verdict::Pass)
+    }
+
+    /// The exit code for this cell alone.
+    pub fn exit(&self) -> ExitCode {
+        match self.verdict {
+            _ if self.is_as_expected() => ExitCode::Good,
+            // The finding that should be there is not: that is news, and not good news.
+            Verdict::Pass => ExitCode::Bad,
+            verdict => verdict_exit(verdict),
+        }
+    }
+}
+
+/// The exit code for a verdict by itself, as `vfrace run` gives it.
+pub fn verdict_exit(verdict: Verdict) -> ExitCode {
+    match verdict {
+        Verdict::Pass => ExitCode::Good,
+        Verdict::Infra => ExitCode::Infrastructure,
+        Verdict::BootFail | Verdict::Inconclusive => ExitCode::CannotTell,
+        Verdict::DoubleRemoval | Verdict::Deadlock | Verdict::Finding | Verdict::Silent => ExitCode::Bad,
+    }
+}
+
+/// The exit code for a whole campaign: the worst of its cells. A verdict that was not expected is bad even when other
+/// cells could not be told.
+pub fn exit(outcomes: &[Outcome], interrupted: bool) -> ExitCode {
+    if interrupted {
+        return ExitCode::Interrupted;
+    }
+    let exits: Vec<ExitCode> = outcomes.iter().map(Outcome::exit).collect();
+    [ExitCode::Infrastructure, ExitCode::Bad, ExitCode::CannotTell]
+        .into_iter()
+        .find(|code| exits.contains(code))
+        .unwrap_or(ExitCode::Good)
+}
+
+/// Runs every cell. The outcomes are in the order scenario, kernel; a campaign that is stopped gives the cells that
+/// have at least one judged boot.
+pub fn play(campaign: &Campaign<'_>) -> Result<Vec<Outcome>, RunError> {
+    let cells: Vec<Cell<'_>> = campaign
+        .scenarios
+        .iter()
+        .flat_map(|scenario| campaign.kernels.iter().map(move |kernel| Cell { scenario, kernel }))
+        .collect();
+    let boots = campaign.boots as usize;
+    // One run after the other off a common list; results sorted into their cells.
+    let next = AtomicUsize::new(0);
+    let results: Mutex<Vec<(usize, RunResult)>> = Mutex::default();
+    let failed: Mutex<Option<RunError>> = Mutex::default();
+    let stopped = || campaign.stop.load(Ordering::Acquire);
+    std::thread::scope(|scope| {
+        for _ in 0..campaign.jobs.clamp(1, cells.len().max(1) * boots.max(1)) {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let (at, boot) = (number.checked_div(boots).unwrap_or(usize::MAX), number % boots.max(1));
+                    let Some(cell) = cells.get(at) else { break };
+                    if stopped() || lock(&failed).is_some() {
+                        break;
+                    }
+                    match one(campaign, cell, boot) {
+                        Ok(result) if result.interrupted => break,
+                        Ok(result) => {
+                            (campaign.ended)(cell, boot as u32 + 1, &result);
+                            lock(&results).push((at, result));
+                        }
+                        Err(error) => *lock(&failed) = Some(error),
+                    }
+                }
+            });
+        }
+    });
+    if let Some(error) = lock(&failed).take() {
+        return Err(error);
+    }
+    let results = std::mem::take(&mut *lock(&results));
+    let of = |at| results.iter().filter(move |(cell, _)| *cell == at).map(|(_, result)| result);
+    Ok(cells.iter().enumerate().filter_map(|(at, cell)| sum(campaign, cell, of(at))).collect())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn cell_dir(campaign: &Campaign<'_>, cell: &Cell<'_>) -> PathBuf {
+    campaign.dir.join(&cell.scenario.name).join(cell.kernel.name.to_string())
+}
+
+fn one(campaign: &Campaign<'_>, cell: &Cell<'_>, boot: usize) -> Result<RunResult, RunError> {
+    let dir = cell_dir(campaign, cell).join(format!("boot-{}", boot + 1));
+    std::fs::create_dir_all(&dir).map_err(|source| RunError::Write { path: dir.clone(), source })?;
+    let listener = (campaign.listen)(&dir);
+    let config = RunConfig {
+        scenario: cell.scenario,
+        kernel: cell.kernel,
+        qemu: campaign.qemu,
+        accel: campaign.accel,
+        busybox: campaign.busybox,
+        init: campaign.init,
+        known: campaign.known,
+        dir,
+        stop: campaign.stop.clone(),
+    };
+    run(&config, listener)
+}
+
+fn sum<'r>(
+    campaign: &Campaign<'_>,
+    cell: &Cell<'_>,
+    results: impl Iterator<Item = &'r RunResult>,
+) -> Option<Outcome> {
+    let results: Vec<&RunResult> = results.collect();
+    let verdict = results.iter().map(|result| result.judgement.verdict).min()?;
+    let kernel = cell.kernel.name.to_string();
+    Some(Outcome {
+        scenario: cell.scenario.name.clone(),
+        expected: campaign.expected.expectation(&cell.scenario.name, &cell.kernel.name.variant),
+        kernel,
+        kernel_id: cell.kernel.id.clone(),
+        verdict,
+        hits: results.iter().map(|result| result.judgement.hits).sum(),
+        rounds: results.iter().map(|result| result.judgement.rounds).sum(),
+        boots: results.len() as u32,
+        seconds: results.iter().map(|result| result.seconds).sum(),
+        findings: results.iter().flat_map(|result| result.judgement.findings.clone()).collect(),
+        dir: cell_dir(campaign, cell),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(verdict: Verdict, expected: Option<Verdict>) -> Outcome {
+        Outcome {
+            scenario: "s".to_owned(),
+            kernel: "k".to_owned(),
+            kernel_id: "0".to_owned(),
+            verdict,
+            expected,
+            hits: 0,
+            rounds: 1,
+            boots: 1,
+            seconds: 1.0,
+            findings: Vec::new(),
+            dir: PathBuf::new(),
+        }
+    }
+
+    #[test]
+    fn an_expected_finding_is_good_and_an_unexpected_pass_is_not() {
+        let wanted = Some(Verdict::DoubleRemoval);
+        assert_eq!(outcome(Verdict::DoubleRemoval, wanted).exit(), ExitCode::Good);
+        assert_eq!(outcome(Verdict::Pass, wanted).exit(), ExitCode::Bad);
+        assert_eq!(outcome(Verdict::DoubleRemoval, None).exit(), ExitCode::Bad);
+        assert_eq!(outcome(Verdict::Inconclusive, None).exit(), ExitCode::CannotTell);
+    }
+}

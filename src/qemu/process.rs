@@ -137,12 +137,8 @@ pub fn describe(status: ExitStatus) -> String {
 pub fn shell_line(command: &[OsString], env: &[(OsString, OsString)], arguments: &[OsString]) -> String {
     let quote = |word: &OsString| {
         let word = word.to_string_lossy();
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./,:+@%".contains(c);
-        if !word.is_empty() && word.chars().all(plain) {
-            word.into_owned()
-        } else {
-            format!("'{}'", word.replace('\'', r"'\''"))
-        }
+        // An argument with a NUL byte cannot be passed to a program at all: nothing is lost by showing it as it is.
+        shlex::try_quote(&word).map_or_else(|_| word.to_string(), |quoted| quoted.into_owned())
     };
     let settings = env.iter().map(|(name, value)| format!("{}={}", name.to_string_lossy(), quote(value)));
     let words = command.iter().chain(arguments).map(quote);
@@ -177,6 +173,6 @@ mod tests {
     #[test]
     fn a_line_for_the_shell() {
         let line = shell_line(&["qemu".into()], &[("A".into(), "b c".into())], &["-append".into(), "x='y'".into()]);
-        assert_eq!(line, r"A='b c' qemu -append 'x='\''y'\'''");
+        assert_eq!(line, r#"A='b c' qemu -append "x='y'""#);
     }
 }

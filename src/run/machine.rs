@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The machine of a run: private directory, back end, QEMU, and the guest's records.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::device::{Backend, BackendConfig};
+use crate::event::{EventKind, EventSink, Phase};
+use crate::guest::control::Control;
+use crate::guest::initramfs::{self, Parts};
+use crate::guest::observations::Observations;
+use crate::guest::proto::decode_report;
+use crate::inject::Injector;
+use crate::qemu::machine::Machine as Hardware;
+use crate::qemu::process::{Process, describe};
+
+use super::RunConfig;
+
+/// Why a run could not go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Cut {
+    /// In words for the evidence.
+    pub(super) reason: String,
+    /// The host's fault or the user's wish, not the guest's doing.
+    pub(super) infrastructure: bool,
+}
+
+impl Cut {
+    pub(super) fn host(reason: impl std::fmt::Display) -> Self {
+        Self { reason: reason.to_string(), infrastructure: true }
+    }
+
+    pub(super) fn guest(reason: impl std::fmt::Display) -> Self {
+        Self { reason: reason.to_string(), infrastructure: false }
+    }
+}
+
+/// An error with its causes on one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+pub(super) struct Machine<'a> {
+    config: &'a RunConfig<'a>,
+    events: EventSink,
+    pub(super) seen: Observations,
+    pub(super) injector: Arc<Injector>,
+    pub(super) control: Control,
+    console: PathBuf,
+    // Dropped in this order: QEMU first, then the back end that it is connected to, then the directory.
+    qemu: Process,
+    backend: Option<Backend>,
+    _private: tempfile::TempDir,
+}
+
+impl<'a> Machine<'a> {
+    /// Starts the back end and QEMU.
+    pub(super) fn start(config: &'a RunConfig<'a>, events: &EventSink) -> Result<Self, Cut> {
+        let private = private_dir().map_err(|error| Cut::host(format!("no private directory: {error}")))?;
+        let seen = Observations::default();
+        let injector = Injector::new(events.clone(), seen.clone());
+        let on_report = {
+            let (events, seen) = (events.clone(), seen.clone());
+            Box::new(move |bytes: &[u8]| match decode_report(bytes) {
+                Ok(record) => {
+                    events.emit(EventKind::Guest(record.clone()));
+                    seen.push(record);
+                }
+                Err(error) => log::warn!("a report of the guest does not decode: {error}"),
+            })
+        };
+        let backend = Backend::start(BackendConfig {
+            socket_dir: private.path().to_path_buf(),
+            vfs: config.scenario.vfs,
+            queue_pairs: 1,
+            hook: injector.clone(),
+            events: events.clone(),
+            on_report,
+        })
+        .map_err(|error| Cut::host(chain(&error)))?;
+        injector.connect(backend.mailbox());
+
+        let initramfs = private.path().join("initramfs");
+        let parts = Parts { busybox: config.busybox, init: config.init, module: &config.kernel.module };
+        initramfs::write(&initramfs, parts).map_err(|error| Cut::host(chain(&error)))?;
+        let console = config.dir.join("console.log");
+        let hardware = Hardware {
+            accel: config.accel,
+            kernel: &config.kernel.image,
+            initramfs: &initramfs,
+            console: &console,
+            vfs: config.scenario.vfs,
+            queue_pairs: 1,
+            no_reboot: true,
+        };
+        let arguments = hardware.arguments(|function| backend.socket(function));
+        events.emit(EventKind::Phase { phase: Phase::Boot, round: 0, console: 0 });
+        let log = config.dir.join("qemu.log");
+        let qemu = Process::start(&config.qemu.command, &config.qemu.env, &arguments, &log)
+            .map_err(|error| Cut::host(chain(&error)))?;
+        let control = Control::new(backend.mailbox(), seen.clone());
+        Ok(Self {
+            config,
+            events: events.clone(),
+            seen,
+            injector,
+            control,
+            console,
+            qemu,
+            backend: Some(backend),
+            _private: private,
+        })
+    }
+
+    /// Says that a phase begins, with the length of the console at this moment.
+    pub(super) fn phase(&self, phase: Phase, round: u32) {
+        // QEMU makes the file before the guest runs; should it be gone, the console is empty.
+        let console = std::fs::metadata(&self.console).map_or(0, |file| file.len());
+        self.events.emit(EventKind::Phase { phase, round, console });
+    }
+
+    /// Messages are counted from here on.
+    pub(super) fn count_messages_from_here(&self) {
+        if let Some(backend) = &self.backend {
+            backend.reset_wire_counters();
+        }
+    }
+
+    /// The check of every wait: is QEMU there, has the user had enough, did an order get lost?
+    pub(super) fn check(&mut self) -> Result<(), Cut> {
+        if self.config.stop.load(Ordering::Acquire) {
+            return Err(Cut::host("stopped by the user"));
+        }
+        if let Some(error) = self.injector.failure() {
+            return Err(Cut::host(format!("the unplug could not be ordered: {}", chain(&error))));
+        }
+        match self.qemu.ended() {
+            Ok(None) => Ok(()),
+            // A guest that panics reboots, which ends QEMU without an error.
+            Ok(Some(status)) if status.success() => Err(Cut::guest("the guest went down")),
+            Ok(Some(status)) => {
+                let words = self.qemu.last_words();
+                let words = if words.is_empty() { String::new() } else { format!(": {words}") };
+                Err(Cut::host(format!("QEMU ended with {}{words}", describe(status))))
+            }
+            Err(error) => Err(Cut::host(chain(&error))),
+        }
+    }
+
+    /// Waits for QEMU to end by itself. `false`: it did not.
+    pub(super) fn wait_for_the_end(&mut self, limit: Duration) -> bool {
+        matches!(self.qemu.wait(limit), Ok(Some(_)))
+    }
+}
+
+impl Drop for Machine<'_> {
+    fn drop(&mut self) {
+        self.injector.stop();
+        self.qemu.kill();
+        if let Some(backend) = self.backend.take() {
+            backend.stop();
+        }
+    }
+}
+
+/// A directory that only this user may enter, for sockets and the initramfs. Short: a socket's path has 108 bytes.
+fn private_dir() -> std::io::Result<tempfile::TempDir> {
+    let dir = tempfile::Builder::new()
+        .prefix("vfrace-")
+        .permissions(std::fs::Permissions::from_mode(0o700))
+        .tempdir()?;
+    Ok(dir)
+}
