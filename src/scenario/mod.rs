@@ -1,12 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A scenario: what is torn down, what is unplugged, at which point, and what both should lead to.
 
+mod error;
+mod file;
+mod point;
+
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::event::FunctionId;
+
+pub use error::{Malformed, ScenarioError};
+pub use file::{Entry, list, load};
+pub use point::{MESSAGES, PointError};
 
 /// A scenario with its parameters filled in, ready to run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
