@@ -1,3 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The `vfrace` program.
-fn main() {}
+//! The `vfrace` program: everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    vfrace::cli::main(std::env::args_os()).into()
+}

@@ -1,2 +1,76 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! cli.
+//! The command line, one file a subcommand.
+
+mod bench;
+mod doctor;
+mod kernel;
+mod matrix;
+mod run;
+mod terminal;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::exit::ExitCode;
+
+/// Breakpoints in the teardown of an SR-IOV device.
+///
+/// Boots a kernel under QEMU with a PF and VFs whose vhost-user back end is this program, tears the VFs down, unplugs
+/// one of them at exactly the point that a scenario names, and says what the kernel did: removed it once, removed it
+/// twice, or never came back.
+#[derive(Debug, Parser)]
+#[command(name = "vfrace", version, max_term_width = 100, disable_help_subcommand = true)]
+struct Cli {
+    /// More log lines on standard error (-v: what is done, -vv: everything)
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run one scenario on one kernel and show the evidence
+    Run(run::Args),
+    /// Run scenarios on kernels and compare with what is expected
+    Matrix(matrix::Args),
+    /// Build and list the kernels under test
+    Kernel(kernel::Args),
+    /// Say what is there, what is missing and how to mend it
+    Doctor(doctor::Args),
+}
+
+/// Parses `args`, does it, and gives the exit code. Everything a person has to read has been printed.
+pub fn main(args: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
+    let codes: Vec<String> =
+        ExitCode::ALL.iter().map(|(code, meaning)| format!("  {:>3}  {meaning}", code.code())).collect();
+    let after = format!("Exit codes:\n{}", codes.join("\n"));
+    let parsed = Cli::command()
+        .after_help(after)
+        .try_get_matches_from(args)
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing to be done about a closed terminal.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::Usage } else { ExitCode::Good };
+        }
+    };
+    let level = match cli.verbose {
+        0 => log::LevelFilter::Warn,
+        1 => log::LevelFilter::Info,
+        _ => log::LevelFilter::Debug,
+    };
+    env_logger::Builder::new()
+        .filter_level(log::LevelFilter::Error)
+        .filter_module("vfrace", level)
+        .parse_default_env()
+        .format_target(false)
+        .init();
+    match cli.command {
+        Command::Run(args) => run::run(&args),
+        Command::Matrix(args) => matrix::run(&args),
+        Command::Kernel(args) => kernel::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+    }
+}
