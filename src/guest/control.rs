@@ -29,7 +29,6 @@ pub struct Sent {
 }
 
 /// The host's end of the command queue. One per run.
-#[derive(Debug)]
 pub struct Control {
     mailbox: Mailbox,
     seen: Observations,

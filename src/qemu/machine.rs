@@ -86,7 +86,7 @@ impl Machine<'_> {
         args.two("-kernel", self.kernel);
         args.two("-initrd", self.initramfs);
         args.two("-append", COMMAND_LINE);
-        args.two("-device", "pcie-root-port,id=port,bus=pcie.0,addr=0x2,slot=1,chassis=1");
+        args.two("-device", "pcie-root-port,id=root-port,bus=pcie.0,addr=0x2,slot=1,chassis=1");
         // QEMU pairs VFs with their PF by `sriov-pf`; the VFs have to be there first.
         for number in (1..=self.vfs).rev() {
             self.function(&mut args, FunctionId::Vf(number), number, &socket);
@@ -115,7 +115,7 @@ impl Machine<'_> {
         args.two(
             "-device",
             format!(
-                "virtio-net-pci,bus=port,addr={device:#x}.{place:#x},netdev=n-{function}{mq},\
+                "virtio-net-pci,bus=root-port,addr={device:#x}.{place:#x},netdev=n-{function}{mq},\
                  mac=52:54:00:76:{:02x}:{:02x}{role}",
                 number >> 8,
                 number & 0xff

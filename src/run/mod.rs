@@ -95,8 +95,9 @@ pub fn run(config: &RunConfig<'_>, listener: Listener) -> Result<RunResult, RunE
     let recording = Recording::default();
     let listener = Mutex::new(listener);
     std::thread::scope(|scope| {
-        scope.spawn(|| recording.follow(&receiver, &listener));
-        rounds::play(config, &events, &recording);
+        let (recording, listener) = (&recording, &listener);
+        scope.spawn(move || recording.follow(&receiver, listener));
+        rounds::play(config, &events, recording);
         // The follower ends with the last sink.
         drop(events);
     });
