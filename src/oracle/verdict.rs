@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! From a recording to a verdict, with its evidence.
+
+mod check;
+mod words;
+
+use serde::Serialize;
+
+use super::console::Console;
+use super::invariants::{Round, gaps, records, rounds};
+use super::known::KnownIssues;
+use super::overlap::overlap;
+use super::report::Report;
+use crate::event::{Class, Event, EventKind, Finding, Observation, Phase, Standing, Verdict};
+use crate::scenario::{Scenario, Teardown};
+
+/// What is to be said about a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Judgement {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Everything that is wrong, known issues included.
+    pub findings: Vec<Finding>,
+    /// What the verdict rests on, a line each.
+    pub evidence: Vec<String>,
+    /// Rounds that showed what the verdict says; 0 if it is not a finding.
+    pub hits: u32,
+    /// Rounds that were begun.
+    pub rounds: u32,
+}
+
+/// Judges a recording. Pure: it reads the three sources and the list of known issues, see the room's documentation for
+/// what must be recorded. A recording of any length and shape gets a verdict.
+pub fn judge(
+    scenario: &Scenario,
+    events: &[Event],
+    console: &[u8],
+    known: &KnownIssues,
+) -> Judgement {
+    let armed = events.iter().find_map(|e| match e.kind {
+        EventKind::Phase {
+            phase: Phase::Armed,
+            console,
+            ..
+        } => Some(console),
+        _ => None,
+    });
+    let case = Case {
+        scenario,
+        events,
+        known,
+        rounds: rounds(events),
+        console: Console::read(console, armed),
+        kernel: events.iter().find_map(|e| match &e.kind {
+            EventKind::RunStarted { kernel, .. } => Some(kernel.as_str()),
+            _ => None,
+        }),
+        release: records(events).find_map(|r| match &r.what {
+            Observation::Hello { release, .. } => Some(release.as_str()),
+            _ => None,
+        }),
+    };
+    case.judge()
+}
+
+struct Case<'a> {
+    scenario: &'a Scenario,
+    events: &'a [Event],
+    known: &'a KnownIssues,
+    rounds: Vec<Round<'a>>,
+    console: Console,
+    kernel: Option<&'a str>,
+    release: Option<&'a str>,
+}
+
+impl Case<'_> {
+    /// Why the run was cut short, by the machine or by a guest that did not answer.
+    fn cut(&self, by_infrastructure: bool) -> Option<&str> {
+        self.events.iter().find_map(|e| match &e.kind {
+            EventKind::Cut {
+                reason,
+                infrastructure,
+            } if *infrastructure == by_infrastructure => Some(reason.as_str()),
+            _ => None,
+        })
+    }
+
+    fn phase_at(&self, wanted: Phase) -> Option<usize> {
+        self.events
+            .iter()
+            .position(|e| matches!(e.kind, EventKind::Phase { phase, .. } if phase == wanted))
+    }
+
+    fn judge(&self) -> Judgement {
+        let mut evidence = Vec::new();
+        if let Some(early) = self.not_judged(&mut evidence) {
+            let rounds = self.count();
+            return Judgement {
+                verdict: early,
+                findings: Vec::new(),
+                evidence,
+                hits: 0,
+                rounds,
+            };
+        }
+        let mut findings = Vec::new();
+        for round in &self.rounds {
+            self.removed_twice(round, &mut findings);
+            self.counts(round, &mut findings);
+        }
+        self.console_findings(&mut findings);
+        self.not_back(&mut findings, &mut evidence);
+
+        for round in &self.rounds {
+            words::round(self.scenario, round, &mut evidence);
+        }
+        let doubts = self.doubts();
+        let bad = |f: &&Finding| f.standing != Standing::Known;
+        let verdict = findings
+            .iter()
+            .filter(bad)
+            .map(verdict_of)
+            .min()
+            .unwrap_or_else(|| match self.cut(false) {
+                Some(cut) => {
+                    evidence.push(format!(
+                        "the guest stopped answering and printed nothing: {}",
+                        cut
+                    ));
+                    Verdict::Silent
+                }
+                None if doubts.is_empty() => Verdict::Pass,
+                None => Verdict::Inconclusive,
+            });
+        let hits = match verdict {
+            Verdict::DoubleRemoval | Verdict::Deadlock | Verdict::Finding => {
+                let mut hit: Vec<u32> = findings
+                    .iter()
+                    .filter(bad)
+                    .filter(|f| verdict_of(f) == verdict)
+                    .filter_map(|f| f.round)
+                    .collect();
+                hit.sort_unstable();
+                hit.dedup();
+                u32::try_from(hit.len()).unwrap_or(u32::MAX)
+            }
+            _ => 0,
+        };
+        if verdict == Verdict::Pass && self.scenario.unplug.is_none() {
+            evidence.push("no overlap expected: nothing is unplugged in this scenario".into());
+        }
+        if verdict == Verdict::Finding {
+            let classes: Vec<String> = findings.iter().filter(bad).map(words::class).collect();
+            evidence.push(format!("class {}", words::list(&classes)));
+        }
+        evidence.extend(doubts);
+        self.remarks(&mut evidence);
+        Judgement {
+            verdict,
+            findings,
+            evidence,
+            hits,
+            rounds: self.count(),
+        }
+    }
+
+    fn count(&self) -> u32 {
+        u32::try_from(self.rounds.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Verdicts that say nothing about what the scenario is for.
+    fn not_judged(&self, evidence: &mut Vec<String>) -> Option<Verdict> {
+        let boot_noise = |evidence: &mut Vec<String>| {
+            for report in &self.console.before {
+                evidence.push(format!("before the run was armed: {}", report.title));
+            }
+        };
+        if let Some(cut) = self.cut(true) {
+            evidence.push(format!("the machine, not the kernel: {}", cut));
+            boot_noise(evidence);
+            return Some(Verdict::Infra);
+        }
+        let reason = self.cut(false).unwrap_or("no reason recorded");
+        if !records(self.events).any(|r| r.what == Observation::AgentReady) {
+            evidence.push(format!("the guest's init never answered: {reason}"));
+            boot_noise(evidence);
+            return Some(Verdict::BootFail);
+        }
+        if self.rounds.is_empty() {
+            let failed = records(self.events).filter_map(|r| match &r.what {
+                Observation::Failed { text } => Some(text.as_str()),
+                _ => None,
+            });
+            evidence.extend(failed.map(|text| format!("the guest's module: {text}")));
+            evidence.push(format!("the run was never armed: {reason}"));
+            boot_noise(evidence);
+            let died = self.console.before.iter().any(Report::fatal);
+            return Some(if died {
+                Verdict::BootFail
+            } else {
+                Verdict::Inconclusive
+            });
+        }
+        None
+    }
+
+    /// Why a run without findings is not a PASS.
+    fn doubts(&self) -> Vec<String> {
+        let mut doubts = Vec::new();
+        let gaps = gaps(self.events);
+        for round in &self.rounds {
+            let mut missing = round.missing(self.scenario.vfs);
+            for (_, lost) in gaps.iter().filter(|(at, _)| round.range.contains(at)) {
+                missing.push(format!("{lost} records of the guest are missing"));
+            }
+            if self.scenario.teardown == Teardown::PfRemove
+                && round.after.is_some_and(|after| after.pf_references != -1)
+            {
+                missing.push("the PF was still there after its removal".into());
+            }
+            if self.scenario.unplug.is_some() {
+                missing.extend(overlap(round).err());
+            }
+            doubts.extend(
+                missing
+                    .iter()
+                    .map(|what| format!("round {}: {what}", round.number)),
+            );
+        }
+        let last = self.rounds.last().map_or(0, |r| r.range.end);
+        for (_, lost) in gaps.iter().filter(|(at, _)| *at >= last) {
+            doubts.push(format!(
+                "after the rounds: {lost} records of the guest are missing"
+            ));
+        }
+        if self.count() < self.scenario.rounds {
+            doubts.push(format!(
+                "only {} of {} rounds were run",
+                self.count(),
+                self.scenario.rounds
+            ));
+        }
+        if self.final_removal() != FinalRemoval::Done || self.phase_at(Phase::PowerOff).is_none() {
+            doubts.push("the PF's removal as the last step did not complete".into());
+        }
+        if let Some(gap) = &self.console.gap {
+            doubts.push(format!("part of the console is missing: {gap}"));
+        }
+        doubts
+    }
+
+    /// What limits what the console can say.
+    fn remarks(&self, evidence: &mut Vec<String>) {
+        if let Some(blind) = &self.console.blind {
+            evidence.push(format!(
+                "lockdep was off from some moment on and checked no more locks: {blind}"
+            ));
+        }
+        let later = |r: &&Report| {
+            r.once()
+                && self
+                    .round_of(r.span.start as u64)
+                    .is_some_and(|n| n < self.count())
+        };
+        for report in self.console.armed.iter().filter(later) {
+            evidence.push(format!(
+                "printed once a boot, later rounds are blind to it: {}",
+                report.title
+            ));
+        }
+        for report in self
+            .console
+            .armed
+            .iter()
+            .filter(|r| !r.complete && r.stack.is_empty())
+        {
+            if report.fatal() {
+                evidence.push(format!("this report is cut off: {}", report.title));
+            }
+        }
+    }
+
+    fn final_removal(&self) -> FinalRemoval {
+        let Some(at) = self.phase_at(Phase::FinalRemove) else {
+            return FinalRemoval::NotBegun;
+        };
+        let end = self
+            .phase_at(Phase::PowerOff)
+            .unwrap_or(self.events.len())
+            .max(at);
+        let mut after = records(self.events.get(at..end).unwrap_or_default());
+        match after.any(|r| matches!(r.what, Observation::Done { .. })) {
+            true => FinalRemoval::Done,
+            false => FinalRemoval::NotBack,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum FinalRemoval {
+    NotBegun,
+    NotBack,
+    Done,
+}
+
+/// The verdict that a finding alone would lead to.
+fn verdict_of(finding: &Finding) -> Verdict {
+    match (finding.class, finding.console) {
+        (Class::DoubleRemoval, None) => Verdict::DoubleRemoval,
+        (Class::Deadlock, None) => Verdict::Deadlock,
+        _ => Verdict::Finding,
+    }
+}

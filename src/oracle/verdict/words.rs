@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The words of the evidence.
+
+use super::check::twice;
+use crate::event::{EventKind, Finding, HoldEnd, Phase};
+use crate::oracle::invariants::{LockState, Removal, Round};
+use crate::oracle::overlap::{Overlap, TEARDOWN, overlap};
+use crate::scenario::{Scenario, Teardown};
+
+/// Functions of a chain that are printed.
+const CHAIN: usize = 4;
+
+/// `a, b and c`.
+pub(super) fn list(items: &[String]) -> String {
+    let mut unique: Vec<&str> = Vec::new();
+    for item in items {
+        if !unique.contains(&item.as_str()) {
+            unique.push(item);
+        }
+    }
+    match unique.as_slice() {
+        [] => "nothing".into(),
+        [one] => (*one).into(),
+        [rest @ .., last] => format!("{} and {last}", rest.join(", ")),
+    }
+}
+
+pub(super) fn times(n: usize) -> String {
+    match n {
+        1 => "once".into(),
+        2 => "TWICE".into(),
+        n => format!("{n} TIMES"),
+    }
+}
+
+/// The class of a finding as in the rule table.
+pub(super) fn class(finding: &Finding) -> String {
+    match serde_json::to_value(finding.class) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => format!("{:?}", finding.class),
+    }
+}
+
+fn ms(ns: u64) -> String {
+    format!("{}.{:03} ms", ns / 1_000_000, ns / 1_000 % 1_000)
+}
+
+/// A task's part in the round.
+fn role(round: &Round<'_>, pid: u32) -> &'static str {
+    if round.teardown().is_some_and(|t| t.pid == pid) {
+        return "teardown";
+    }
+    let fired = round.fired();
+    let handles = |n: &u32| round.seen(*n).is_some_and(|r| r.pid == pid);
+    if fired.iter().any(|(n, _)| handles(n)) {
+        "unplug handler"
+    } else {
+        "somebody else"
+    }
+}
+
+fn chain(stack: &[String]) -> String {
+    stack
+        .iter()
+        .take(CHAIN)
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(" <- ")
+}
+
+fn run(round: &Round<'_>, r: &Removal) -> String {
+    let role = role(round, r.pid);
+    format!(
+        "{role} ({}, pid {}, CPU {}): {}",
+        r.comm,
+        r.pid,
+        r.cpu,
+        chain(&r.stack)
+    )
+}
+
+/// Who ran the removals, with their chains.
+pub(super) fn runs(round: &Round<'_>, runs: &[Removal]) -> String {
+    runs.iter()
+        .map(|r| run(round, r))
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+/// The tasks of a round that did not come back.
+pub(super) fn missing_tasks(round: &Round<'_>) -> Vec<String> {
+    let mut missing = Vec::new();
+    let begun = |e: &crate::event::Event| {
+        matches!(
+            e.kind,
+            EventKind::Phase {
+                phase: Phase::Teardown,
+                ..
+            }
+        )
+    };
+    if round.events.iter().any(begun) && round.teardown_status().is_none() {
+        let who = round
+            .teardown()
+            .map_or_else(String::new, |t| format!(" ({}, pid {})", t.comm, t.pid));
+        missing.push(format!("the teardown{who}"));
+    }
+    for (number, _) in round.fired() {
+        if round.unplugged(number).is_none() {
+            let who = round.seen(number).map_or_else(
+                || " (it never noticed the event)".to_owned(),
+                |h| format!(" ({}, pid {})", h.comm, h.pid),
+            );
+            missing.push(format!("the unplug handler{who}"));
+        }
+    }
+    missing
+}
+
+/// Who holds pci_rescan_remove_lock and who waits for it at the end of a round.
+pub(super) fn waiters(round: &Round<'_>) -> Vec<String> {
+    let states = round.lock_states();
+    let name = |pid: u32| match states.get(&pid) {
+        Some((comm, _)) => format!("{comm} (pid {pid})"),
+        None => format!("pid {pid}"),
+    };
+    let waits = states.iter().filter_map(|(pid, (_, state))| match state {
+        LockState::Waits(0) => None,
+        LockState::Waits(owner) if owner == pid => Some(format!(
+            "{} waits for pci_rescan_remove_lock, which it holds itself",
+            name(*pid)
+        )),
+        LockState::Waits(owner) => Some(format!(
+            "{} waits for pci_rescan_remove_lock, held by {}",
+            name(*pid),
+            name(*owner)
+        )),
+        LockState::Holds => Some(format!("{} holds pci_rescan_remove_lock", name(*pid))),
+    });
+    waits.collect()
+}
+
+/// What happened in a round.
+pub(super) fn round(scenario: &Scenario, round: &Round<'_>, evidence: &mut Vec<String>) {
+    let mut say = |text: String| evidence.push(format!("round {}: {text}", round.number));
+    let doubles = twice(round);
+    for (vf, all) in &doubles {
+        say(format!(
+            "{vf} removed {} by {}",
+            times(all.len()),
+            runs(round, all)
+        ));
+    }
+    let removals = round.removals();
+    let single = removals
+        .iter()
+        .filter(|r| doubles.iter().all(|(vf, _)| *vf != r.vf));
+    let mut groups: Vec<(String, Vec<String>)> = Vec::new();
+    for removal in single {
+        let who = run(round, removal);
+        match groups.iter_mut().find(|(w, _)| *w == who) {
+            Some((_, vfs)) => vfs.push(removal.vf.to_string()),
+            None => groups.push((who, vec![removal.vf.to_string()])),
+        }
+    }
+    for (who, vfs) in groups {
+        say(format!("{} removed once by {who}", list(&vfs)));
+    }
+    if let (Some(before), Some(after)) = (round.before, round.after) {
+        let (was, is) = (before.pf_references, after.pf_references);
+        let pf = match (scenario.teardown, is) {
+            (Teardown::PfRemove, -1) => "PF removed, as it should be".to_owned(),
+            _ => format!("PF reference count {was} -> {is}, expected {was}"),
+        };
+        let created = after.vfs_created.saturating_sub(before.vfs_created);
+        let released = after.vfs_released.saturating_sub(before.vfs_released);
+        say(format!("{pf}; {created} VFs created, {released} released"));
+    }
+    if scenario.unplug.is_some() {
+        match overlap(round) {
+            Ok(Overlap::Waited {
+                entered,
+                waited,
+                handed_over,
+            }) => say(format!(
+                "handler entered {} after {TEARDOWN} began, waited {} for pci_rescan_remove_lock held by the teardown, \
+                 got in {} after its release",
+                ms(entered),
+                ms(waited),
+                ms(handed_over)
+            )),
+            Ok(Overlap::Collided { entered, together }) => say(format!(
+                "handler entered {} after {TEARDOWN} began and did not wait; both removals ran together for {}",
+                ms(entered),
+                ms(together)
+            )),
+            // Said once, among the doubts.
+            Err(_) => {}
+        }
+    }
+    for event in round.events {
+        match &event.kind {
+            EventKind::HoldEnded {
+                point,
+                held_ns,
+                end: HoldEnd::Bound,
+            } => {
+                say(format!(
+                    "the hold at {point} ran into its bound after {}",
+                    ms(*held_ns)
+                ));
+            }
+            EventKind::HoldEnded {
+                point,
+                held_ns,
+                end: HoldEnd::Reached,
+            } => {
+                say(format!("held {} at {point}", ms(*held_ns)));
+            }
+            _ => {}
+        }
+    }
+}
