@@ -3,10 +3,10 @@
 
 mod bench;
 mod doctor;
+mod failure;
 mod kernel;
 mod matrix;
 mod run;
-mod terminal;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 

@@ -2,7 +2,7 @@
 //! What the guest's own records say about a round: who removed which VF how often, whether every count came back,
 //! whether both tasks did. Pure functions over events.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use crate::event::{Event, EventKind, FunctionId, GuestRecord, Invariants, Observation, Phase};
@@ -290,4 +290,12 @@ pub fn gaps(events: &[Event]) -> Vec<(usize, u64)> {
         }
     }
     gaps
+}
+
+/// Whether round `number` of a recording, which may still be under way, shows a VF that was removed more than once.
+pub fn shows_double_removal(events: &[Event], number: u32) -> bool {
+    rounds(events).iter().filter(|round| round.number == number).any(|round| {
+        let mut seen = BTreeSet::new();
+        round.removals().into_iter().any(|removal| !seen.insert(removal.vf))
+    })
 }

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The test bench that `run` and `matrix` share: QEMU, kernels, the guest's parts, signals, progress, results.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use crate::campaign::{Campaign, Cell, Outcome, play};
+use crate::event::EventSink;
+use crate::kernel::{BuiltKernel, KernelName, Kernels};
+use crate::oracle::{Expectations, KnownIssues};
+use crate::paths;
+use crate::qemu::machine::Accel;
+use crate::qemu::probe::{Wish, choose_accel};
+use crate::qemu::provide::{provide_busybox, provide_qemu};
+use crate::qemu::QemuBinary;
+use crate::report::jsonl;
+use crate::report::terminal::Progress;
+use crate::run::{Listener, RunResult, Stop};
+use crate::scenario::{self, Scenario};
+
+use super::failure::Failure;
+
+/// Options that every command that runs guests has.
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// Number of VFs [default: the scenario's]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    vfs: Option<i64>,
+    /// The VF that is unplugged, from 1 [default: the scenario's]
+    #[arg(long, value_name = "K", allow_negative_numbers = true)]
+    vf: Option<i64>,
+    /// Rounds in one boot [default: the scenario's]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    rounds: Option<i64>,
+    /// How guest code is run; `auto` takes KVM only if a kernel has been seen to boot with it
+    #[arg(long, value_name = "WHAT", default_value = "auto")]
+    accel: Wish,
+    /// Where results go [default: results/DATE-TIME]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+impl Options {
+    /// Reads a scenario with these parameters. One that the scenario does not have is only an error if it alone is run.
+    pub(super) fn load(&self, name: &str, data: &Path) -> Result<Scenario, Failure> {
+        let given = [("vfs", self.vfs), ("vf", self.vf), ("rounds", self.rounds)];
+        let overrides: Vec<(&str, i64)> =
+            given.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        Ok(scenario::load(name, &data.join("guest-tests/scenarios"), &overrides)?)
+    }
+}
+
+/// What all guests of a command share.
+pub(super) struct Bench {
+    pub(super) data: PathBuf,
+    pub(super) stop: Stop,
+    events: EventSink,
+    progress: Option<Progress>,
+    cache: PathBuf,
+}
+
+/// A bench with everything in place for guests.
+pub(super) struct Ready<'a> {
+    bench: &'a Bench,
+    kernels: Vec<BuiltKernel>,
+    qemu: QemuBinary,
+    busybox: PathBuf,
+    init: PathBuf,
+    accel: Accel,
+    known: KnownIssues,
+    expected: Expectations,
+    dir: PathBuf,
+}
+
+impl Bench {
+    /// Finds the directories, and begins to show progress and to listen to signals: the first SIGINT or SIGTERM stops
+    /// what is under way in good order, a second one ends the process.
+    pub(super) fn new() -> Result<Self, Failure> {
+        let stop: Stop = Arc::new(AtomicBool::new(false));
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+            let code = i32::from(crate::exit::ExitCode::Interrupted.code());
+            signal_hook::flag::register_conditional_shutdown(signal, code, stop.clone())
+                .and_then(|_| signal_hook::flag::register(signal, stop.clone()))
+                .map_err(Failure::Signals)?;
+        }
+        let (data, cache) = (paths::data_dir()?, paths::cache_dir()?);
+        let (events, received) = EventSink::new();
+        Ok(Self { data, stop, events, progress: Some(Progress::start(received)), cache })
+    }
+
+    /// Provides QEMU, builds the kernels and chooses the accelerator.
+    pub(super) fn ready(&self, names: &[KernelName], options: &Options) -> Result<Ready<'_>, Failure> {
+        let expect = self.data.join("guest-tests/expect");
+        let known = KnownIssues::load(&expect.join("known.toml"))?;
+        let expected = Expectations::load(&expect.join("expect.toml"))?;
+        let qemu = provide_qemu(&self.cache, &self.data, &self.events, &self.stop)?;
+        let busybox = provide_busybox(&self.cache, &self.data, &self.events, &self.stop)?;
+        let kernels = Kernels::new(self.cache.clone(), self.data.clone(), self.events.clone(), self.stop.clone())?;
+        let kernels =
+            names.iter().map(|name| kernels.build(name)).collect::<Result<Vec<BuiltKernel>, _>>()?;
+        let image = kernels.first().map_or(Path::new(""), |kernel| &kernel.image);
+        let accel = choose_accel(&self.cache, &qemu, image, options.accel, &self.events)?;
+        let dir = results_dir(options.out.as_deref())?;
+        let init = self.data.join("guest-tests/init/init");
+        Ok(Ready { bench: self, kernels, qemu, busybox, init, accel, known, expected, dir })
+    }
+
+    /// Ends the display of progress; what is printed afterwards stays below it.
+    pub(super) fn quiet(&mut self) {
+        if let Some(progress) = self.progress.take() {
+            progress.finish();
+        }
+    }
+}
+
+impl Ready<'_> {
+    /// Where the results are.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Runs the scenarios on the kernels. `ended` is told of each run.
+    pub(super) fn play(
+        &self,
+        scenarios: &[Scenario],
+        boots: u32,
+        jobs: usize,
+        ended: &(dyn Fn(&Cell<'_>, u32, &RunResult) + Sync),
+    ) -> Result<Vec<Outcome>, Failure> {
+        let listen = |dir: &Path| self.listener(dir);
+        Ok(play(&Campaign {
+            scenarios,
+            kernels: &self.kernels,
+            boots,
+            jobs,
+            qemu: &self.qemu,
+            accel: self.accel,
+            busybox: &self.busybox,
+            init: &self.init,
+            known: &self.known,
+            expected: &self.expected,
+            dir: self.dir.clone(),
+            stop: self.bench.stop.clone(),
+            listen: &listen,
+            ended,
+        })?)
+    }
+
+    /// Writes a run's events and passes its progress on.
+    fn listener(&self, dir: &Path) -> Listener {
+        let path = dir.join("events.jsonl");
+        let mut file = jsonl::Writer::create(&path).map_err(|error| log::error!("{error}")).ok();
+        let progress = self.bench.events.clone();
+        Box::new(move |event| {
+            if let crate::event::EventKind::Progress { .. } = event.kind {
+                progress.emit(event.kind.clone());
+            }
+            let written = file.as_mut().map_or(Ok(()), |file| file.write(event));
+            if let Err(error) = written {
+                // Said once: the run goes on, its verdict does not depend on the file.
+                log::error!("the recording is incomplete: {error}");
+                file = None;
+            }
+        })
+    }
+}
+
+/// The results directory: a new one under results/ unless one is named.
+fn results_dir(named: Option<&Path>) -> Result<PathBuf, Failure> {
+    let dir = match named {
+        Some(dir) => dir.to_path_buf(),
+        None => {
+            let now = humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string();
+            Path::new("results").join(now.trim_end_matches('Z').replace(':', "-"))
+        }
+    };
+    std::fs::create_dir_all(&dir).map_err(|source| Failure::Results { path: dir.clone(), source })?;
+    Ok(dir)
+}

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Everything that can end a command before it has a verdict, and how a person is told.
+
+use std::path::PathBuf;
+
+use crate::exit::ExitCode;
+use crate::host::HostError;
+use crate::kernel::KernelError;
+use crate::oracle::{ExpectError, KnownError};
+use crate::paths::PathError;
+use crate::run::RunError;
+use crate::scenario::ScenarioError;
+
+/// Why a command ended early.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// The request's scenario.
+    #[error(transparent)]
+    Scenario(#[from] ScenarioError),
+    /// A kernel.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The machine.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// Cache or data directory.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// The list of known issues.
+    #[error(transparent)]
+    Known(#[from] KnownError),
+    /// The list of expected verdicts.
+    #[error(transparent)]
+    Expect(#[from] ExpectError),
+    /// A run's directory.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// Signal handlers.
+    #[error("cannot listen to signals")]
+    Signals(#[source] std::io::Error),
+    /// The results directory.
+    #[error("cannot write the results to {path}")]
+    Results {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The request itself.
+    #[error("{0}")]
+    Request(String),
+}
+
+impl Failure {
+    /// The exit code.
+    pub(super) fn exit(&self) -> ExitCode {
+        match self {
+            Failure::Scenario(error) => error.exit(),
+            Failure::Kernel(error) => error.exit(),
+            Failure::Host(error) => error.exit(),
+            Failure::Request(_) => ExitCode::Usage,
+            Failure::Path(_)
+            | Failure::Known(_)
+            | Failure::Expect(_)
+            | Failure::Run(_)
+            | Failure::Signals(_)
+            | Failure::Results { .. } => ExitCode::Infrastructure,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Failure::Kernel(error) => error.hint(),
+            Failure::Host(error) => error.hint(),
+            _ => None,
+        }
+    }
+
+    /// Prints it, its causes and what to do, and gives the exit code.
+    pub(super) fn tell(self) -> ExitCode {
+        let (exit, hint) = (self.exit(), self.hint());
+        if let Failure::Scenario(error) = self {
+            eprintln!("{:?}", miette::Report::new(error));
+            return exit;
+        }
+        eprintln!("error: {self}");
+        let mut cause = std::error::Error::source(&self);
+        while let Some(error) = cause {
+            eprintln!("  because: {error}");
+            cause = error.source();
+        }
+        if let Some(hint) = hint {
+            eprintln!("  to mend it: {hint}");
+        }
+        exit
+    }
+}

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `vfrace matrix`: scenarios times kernels, against what is expected.
+
+use std::sync::atomic::Ordering;
+
+use crate::campaign::exit;
+use crate::exit::ExitCode;
+use crate::kernel::KernelName;
+use crate::report::terminal::{self, MatrixRow};
+
+use super::bench::{Bench, Options};
+use super::failure::Failure;
+
+/// Arguments of `vfrace matrix`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Kernels under test
+    #[arg(long, value_name = "K,...", value_delimiter = ',', default_value = "base,v5,v6,v7")]
+    kernels: Vec<KernelName>,
+    /// Scenarios
+    #[arg(
+        long,
+        value_name = "S,...",
+        value_delimiter = ',',
+        default_value = "unbind-vs-vf-unplug,unbind-alone,pf-remove-with-vfs"
+    )]
+    scenarios: Vec<String>,
+    /// Boots of each combination
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    boots: u32,
+    /// Guests at the same time
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: u16,
+    #[command(flatten)]
+    options: Options,
+}
+
+pub(super) fn run(args: &Args) -> ExitCode {
+    play(args).unwrap_or_else(Failure::tell)
+}
+
+fn play(args: &Args) -> Result<ExitCode, Failure> {
+    let mut bench = Bench::new()?;
+    let scenarios = args
+        .scenarios
+        .iter()
+        .map(|name| args.options.load(name, &bench.data))
+        .collect::<Result<Vec<_>, _>>()?;
+    let ready = bench.ready(&args.kernels, &args.options)?;
+    let outcomes = ready.play(&scenarios, args.boots, args.jobs.into(), &|_, _, _| {})?;
+    let dir = ready.dir().to_path_buf();
+    let interrupted = bench.stop.load(Ordering::Acquire);
+    bench.quiet();
+    let rows: Vec<MatrixRow> = outcomes
+        .iter()
+        .map(|outcome| MatrixRow {
+            scenario: outcome.scenario.clone(),
+            kernel: outcome.kernel.clone(),
+            verdict: outcome.verdict,
+            expected: outcome.expected,
+            hits: outcome.hits,
+            rounds: outcome.rounds,
+            seconds: outcome.seconds,
+        })
+        .collect();
+    let file = dir.join("matrix.json");
+    let json = serde_json::to_vec_pretty(&outcomes).map_err(std::io::Error::from);
+    json.and_then(|json| std::fs::write(&file, json))
+        .map_err(|source| Failure::Results { path: file, source })?;
+    print!("{}", terminal::matrix(&rows));
+    if interrupted {
+        println!("stopped before the end: {} of {} combinations were run", rows.len(), args.kernels.len() * scenarios.len());
+    }
+    println!("evidence: {}", dir.display());
+    Ok(exit(&outcomes, interrupted))
+}
