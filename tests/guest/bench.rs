@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What the tests share: QEMU, a kernel, and a guest that takes commands.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use vfrace::device::{Backend, BackendConfig};
+use vfrace::event::{EventSink, GuestRecord, Observation};
+use vfrace::guest::control::Control;
+use vfrace::guest::initramfs::{self, Parts};
+use vfrace::guest::observations::Observations;
+use vfrace::guest::proto::{CommandKind, decode_report};
+use vfrace::inject::Injector;
+use vfrace::kernel::{BuiltKernel, Kernels};
+use vfrace::qemu::QemuBinary;
+use vfrace::qemu::machine::{Accel, Machine, PF_ADDRESS};
+use vfrace::qemu::process::Process;
+use vfrace::qemu::provide::{provide_busybox, provide_qemu};
+
+pub const PF: &str = PF_ADDRESS;
+
+/// What is built or fetched once for all tests.
+pub struct Bench {
+    pub qemu: QemuBinary,
+    pub busybox: PathBuf,
+    pub base: BuiltKernel,
+}
+
+pub fn bench() -> &'static Bench {
+    static BENCH: OnceLock<Bench> = OnceLock::new();
+    BENCH.get_or_init(|| {
+        let (cache, data) = (vfrace::paths::cache_dir().unwrap(), vfrace::paths::data_dir().unwrap());
+        let (events, stop) = (EventSink::discard(), Arc::new(AtomicBool::new(false)));
+        let qemu = provide_qemu(&cache, &data, &events, &stop).unwrap();
+        let busybox = provide_busybox(&cache, &data, &events, &stop).unwrap();
+        let kernels = Kernels::new(cache, data, events, stop).unwrap();
+        Bench { qemu, busybox, base: kernels.build(&"base".parse().unwrap()).unwrap() }
+    })
+}
+
+/// A guest that runs what it is told.
+pub struct Guest {
+    seen: Observations,
+    control: Control,
+    arguments: Vec<std::ffi::OsString>,
+    log: PathBuf,
+    pub qemu: Option<Process>,
+    pub backend: Backend,
+    _dir: tempfile::TempDir,
+}
+
+const LIMIT: Duration = Duration::from_secs(90);
+
+impl Guest {
+    /// Boots the base kernel with `vfs` VFs of `queue_pairs` queue pairs.
+    pub fn boot(vfs: u16, queue_pairs: u16) -> Self {
+        let bench = bench();
+        let dir = tempfile::Builder::new().prefix("vfrace-").tempdir().unwrap();
+        let seen = Observations::default();
+        let report = seen.clone();
+        let backend = Backend::start(BackendConfig {
+            socket_dir: dir.path().to_path_buf(),
+            vfs,
+            queue_pairs,
+            hook: Injector::new(EventSink::discard(), seen.clone()),
+            events: EventSink::discard(),
+            on_report: Box::new(move |bytes| report.push(decode_report(bytes).unwrap())),
+        })
+        .unwrap();
+        let initramfs = dir.path().join("initramfs");
+        let init = vfrace::paths::data_dir().unwrap().join("guest-tests/init/init");
+        let parts = Parts { busybox: &bench.busybox, init: &init, module: &bench.base.module };
+        initramfs::write(&initramfs, parts).unwrap();
+        let arguments = Machine {
+            accel: Accel::Tcg,
+            kernel: &bench.base.image,
+            initramfs: &initramfs,
+            console: &dir.path().join("console"),
+            vfs,
+            queue_pairs,
+            no_reboot: false,
+        }
+        .arguments(|function| backend.socket(function));
+        let control = Control::new(backend.mailbox(), seen.clone());
+        let log = dir.path().join("log");
+        let mut guest = Self { seen, control, arguments, log, qemu: None, backend, _dir: dir };
+        guest.start();
+        guest
+    }
+
+    /// Starts a QEMU, in place of the one that ran, and waits for its guest.
+    pub fn start(&mut self) {
+        self.qemu = None;
+        let mark = self.seen.mark();
+        let qemu = &bench().qemu;
+        self.qemu = Some(Process::start(&qemu.command, &qemu.env, &self.arguments, &self.log).unwrap());
+        self.wait_until_ready(mark);
+    }
+
+    /// A place to wait from.
+    pub fn mark(&self) -> usize {
+        self.seen.mark()
+    }
+
+    /// Waits until the guest's init reads commands.
+    pub fn wait_until_ready(&self, mark: usize) {
+        let ready = |record: &GuestRecord| (record.what == Observation::AgentReady).then_some(());
+        let up = self.seen.wait(mark, LIMIT, || Ok::<(), ()>(()), ready);
+        assert!(up.is_ok(), "the guest did not boot: {}", self.console());
+    }
+
+    /// Sends a line of shell and does not wait for it.
+    pub fn send(&mut self, text: &str) {
+        self.control.send(CommandKind::Exec, text).unwrap();
+    }
+
+    /// Runs a line of shell: what it printed. Fails the test if it fails.
+    pub fn shell(&mut self, text: &str) -> String {
+        let sent = self.control.send(CommandKind::Exec, text).unwrap();
+        let done = self.control.waiting(sent).done(LIMIT, || Ok::<(), ()>(()));
+        let (status, output) = done.unwrap_or_else(|_| panic!("`{text}` did not end: {}", self.console()));
+        assert_eq!(status, 0, "`{text}` printed: {output}{}", self.console());
+        output
+    }
+
+    fn console(&self) -> String {
+        let path: &Path = &self.log.with_file_name("console");
+        String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned()
+    }
+}
