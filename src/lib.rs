@@ -5,11 +5,12 @@
 //! Data flows one way: a [`scenario`] is [`run`], which emits typed [`event`]s; the [`oracle`] turns them into a
 //! verdict; [`report`] renders both. Imports go only downwards in this list:
 //! `cli`, `report`, `campaign`, `run`, `inject`, `oracle`, `guest`, `kernel`, `qemu`, `device`, `wire`, `scenario`,
-//! `event`.
+//! `host`, `event`.
 
 pub mod event;
 pub mod exit;
 pub mod paths;
+pub mod host;
 pub mod scenario;
 pub mod wire;
 pub mod device;
