@@ -67,27 +67,58 @@ pub struct Apt {
 
 impl Apt {
     /// Sets the root up in `<cache>/apt`; does not touch the network. `data` has `images/versions.toml`.
-    pub fn open(cache: &Path, data: &Path, events: &EventSink, stop: &Arc<AtomicBool>) -> Result<Self, HostError> {
+    pub fn open(
+        cache: &Path,
+        data: &Path,
+        events: &EventSink,
+        stop: &Arc<AtomicBool>,
+    ) -> Result<Self, HostError> {
         tools::require(&tools::FETCH)?;
         if !Path::new(KEYRING).exists() {
-            return Err(HostError::Missing { tool: KEYRING.to_owned(), package: "debian-archive-keyring" });
+            return Err(HostError::Missing {
+                tool: KEYRING.to_owned(),
+                package: "debian-archive-keyring",
+            });
         }
         let root = cache.join("apt");
         let debs = cache.join("debs");
         let lock = Lock::take(&root.join("lock"), stop, || {
-            events.progress("packages", "waiting for another vfrace that is fetching", None);
+            events.progress(
+                "packages",
+                "waiting for another vfrace that is fetching",
+                None,
+            );
         })?;
-        let arch = command::output(Command::new("dpkg").arg("--print-architecture"), "dpkg")?.trim().to_owned();
-        for dir in ["etc/apt.conf.d", "etc/preferences.d", "etc/sources.list.d", "state/lists/partial", "cache/archives/partial"] {
+        let arch = command::output(Command::new("dpkg").arg("--print-architecture"), "dpkg")?
+            .trim()
+            .to_owned();
+        for dir in [
+            "etc/apt.conf.d",
+            "etc/preferences.d",
+            "etc/sources.list.d",
+            "state/lists/partial",
+            "cache/archives/partial",
+        ] {
             files::make_dir(&root.join(dir))?;
         }
         files::make_dir(&debs)?;
         files::write_whole(&root.join("state/status"), b"")?;
-        let dump = command::output(Command::new("apt-config").arg("dump").env("LC_ALL", "C"), "apt-config")?;
+        let dump = command::output(
+            Command::new("apt-config").arg("dump").env("LC_ALL", "C"),
+            "apt-config",
+        )?;
         let config = config_text(&root, &arch, &carried(&dump))?;
         files::write_if_changed(&root.join("apt.conf"), config.as_bytes())?;
         let versions = Versions::load(data)?;
-        Ok(Self { root, debs, arch, versions, events: events.clone(), stop: stop.clone(), _lock: lock })
+        Ok(Self {
+            root,
+            debs,
+            arch,
+            versions,
+            events: events.clone(),
+            stop: stop.clone(),
+            _lock: lock,
+        })
     }
 
     /// Fetches one package, without what it depends on.
@@ -95,7 +126,10 @@ impl Apt {
         self.update()?;
         let offers = self.offers(&["download", "--print-uris", package], package)?;
         let offers: Vec<Offer> = offers.into_iter().filter(|o| o.name == package).collect();
-        self.download(package, offers)?.into_iter().next().ok_or_else(|| no_package(package, "apt offers nothing"))
+        self.download(package, offers)?
+            .into_iter()
+            .next()
+            .ok_or_else(|| no_package(package, "apt offers nothing"))
     }
 
     /// Fetches packages with everything that they depend on, as for an empty system.
@@ -107,18 +141,32 @@ impl Apt {
 
     fn apt_get(&self) -> Command {
         let mut command = Command::new("apt-get");
-        command.env("APT_CONFIG", self.root.join("apt.conf")).env("LC_ALL", "C.UTF-8").current_dir(&self.debs);
+        command
+            .env("APT_CONFIG", self.root.join("apt.conf"))
+            .env("LC_ALL", "C.UTF-8")
+            .current_dir(&self.debs);
         command
     }
 
     fn run(&self, command: &mut Command, idle: impl FnMut()) -> Result<Ended, HostError> {
-        command::run(command, "apt-get", Some(&self.root.join("log")), &self.stop, |_| {}, idle)
+        command::run(
+            command,
+            "apt-get",
+            Some(&self.root.join("log")),
+            &self.stop,
+            |_| {},
+            idle,
+        )
     }
 
     /// Fetches the package lists, from the first mirror that has them.
     fn update(&self) -> Result<(), HostError> {
         let stamp = self.root.join("updated");
-        let age = stamp.metadata().and_then(|m| m.modified()).ok().and_then(|t| SystemTime::now().duration_since(t).ok());
+        let age = stamp
+            .metadata()
+            .and_then(|m| m.modified())
+            .ok()
+            .and_then(|t| SystemTime::now().duration_since(t).ok());
         if age.is_some_and(|age| age < LISTS_AGE) {
             return Ok(());
         }
@@ -128,7 +176,11 @@ impl Apt {
             self.events.progress(step, mirror.clone(), None);
             let list = sources_text(&mirror, &self.arch);
             files::write_if_changed(&self.root.join("etc/sources.list"), list.as_bytes())?;
-            let ended = self.run(self.apt_get().args(["update", "-o", "APT::Update::Error-Mode=any"]), || {})?;
+            let ended = self.run(
+                self.apt_get()
+                    .args(["update", "-o", "APT::Update::Error-Mode=any"]),
+                || {},
+            )?;
             if ended.status.success() {
                 files::write_whole(&stamp, b"")?;
                 self.events.finished(step, mirror);
@@ -138,7 +190,8 @@ impl Apt {
         }
         // Lists of a mirror that is away for the moment are still good: their signature is verified again on use.
         if stamp.exists() {
-            self.events.finished(step, "no mirror answers; using the lists fetched before");
+            self.events
+                .finished(step, "no mirror answers; using the lists fetched before");
             return Ok(());
         }
         last.unwrap_or_else(|| Err(no_package("lists", "no mirror")))
@@ -170,14 +223,30 @@ impl Apt {
             let paths: Vec<PathBuf> = wanted.iter().map(|o| self.debs.join(&o.file)).collect();
             let mut command = self.apt_get();
             command.arg("download");
-            command.args(wanted.iter().map(|o| format!("{}:{}={}", o.name, plain_arch(&o.arch, &self.arch), o.version)));
+            command.args(wanted.iter().map(|o| {
+                format!(
+                    "{}:{}={}",
+                    o.name,
+                    plain_arch(&o.arch, &self.arch),
+                    o.version
+                )
+            }));
             self.events.progress(&step, String::new(), Some((0, total)));
             let ended = self.run(&mut command, || {
-                let have = paths.iter().filter_map(|p| p.metadata().ok()).map(|m| m.len()).sum::<u64>();
-                self.events.progress(&step, format!("{} of {} MB", have / 1_000_000, total / 1_000_000), Some((have.min(total), total)));
+                let have = paths
+                    .iter()
+                    .filter_map(|p| p.metadata().ok())
+                    .map(|m| m.len())
+                    .sum::<u64>();
+                self.events.progress(
+                    &step,
+                    format!("{} of {} MB", have / 1_000_000, total / 1_000_000),
+                    Some((have.min(total), total)),
+                );
             })?;
             ended.ok(format!("downloading {what}"))?;
-            self.events.finished(&step, format!("{} MB", total / 1_000_000));
+            self.events
+                .finished(&step, format!("{} MB", total / 1_000_000));
         }
         offers.into_iter().map(|offer| self.verify(offer)).collect()
     }
@@ -185,21 +254,40 @@ impl Apt {
     fn verify(&self, offer: Offer) -> Result<Deb, HostError> {
         let path = self.debs.join(&offer.file);
         let sha256 = files::sha256_file(&path)?;
-        let Offer { name, version, arch, .. } = offer;
+        let Offer {
+            name,
+            version,
+            arch,
+            ..
+        } = offer;
         if let Some(expected) = offer.sha256.filter(|e| *e != sha256) {
-            return Err(HostError::Checksum { package: name, version, expected, found: sha256 });
+            return Err(HostError::Checksum {
+                package: name,
+                version,
+                expected,
+                found: sha256,
+            });
         }
         let standing = self.versions.check(&name, &version, &arch, &sha256)?;
         if let (Standing::Untested, Some(tested)) = (standing, self.versions.tested(&name)) {
             let note = format!("{version}; vfrace was tested with {tested}");
             self.events.finished(&format!("package {name}"), note);
         }
-        Ok(Deb { name, version, arch, path, sha256 })
+        Ok(Deb {
+            name,
+            version,
+            arch,
+            path,
+            sha256,
+        })
     }
 }
 
 fn no_package(package: &str, tail: &str) -> HostError {
-    HostError::NoPackage { package: package.to_owned(), tail: tail.to_owned() }
+    HostError::NoPackage {
+        package: package.to_owned(),
+        tail: tail.to_owned(),
+    }
 }
 
 /// `apt-get download name:all=version` is refused; packages for all architectures are asked for by our own.
@@ -209,10 +297,15 @@ fn plain_arch<'a>(arch: &'a str, own: &'a str) -> &'a str {
 
 /// The text of apt.conf (apt.conf(5)). Everything that apt would take from the system is pointed into `root`.
 fn config_text(root: &Path, arch: &str, carried: &[String]) -> Result<String, HostError> {
-    let dir = root.to_str().filter(|s| !s.contains(['"', '\n', ';'])).ok_or_else(|| {
-        let source = std::io::Error::other("apt cannot take such a path: it has a quote, a semicolon or is not UTF-8");
-        files::failed("use", root)(source)
-    })?;
+    let dir = root
+        .to_str()
+        .filter(|s| !s.contains(['"', '\n', ';']))
+        .ok_or_else(|| {
+            let source = std::io::Error::other(
+                "apt cannot take such a path: it has a quote, a semicolon or is not UTF-8",
+            );
+            files::failed("use", root)(source)
+        })?;
     let mut text = format!(
         r#"Dir::Etc "{dir}/etc";
 Dir::Etc::Main "{dir}/etc/apt.conf";
@@ -253,7 +346,10 @@ fn carried(dump: &str) -> Vec<String> {
     ];
     const NEVER: [&str; 2] = ["Verify-Peer", "Verify-Host"];
     dump.lines()
-        .filter(|line| KEPT.iter().any(|key| line.starts_with(key)) && !NEVER.iter().any(|key| line.contains(key)))
+        .filter(|line| {
+            KEPT.iter().any(|key| line.starts_with(key))
+                && !NEVER.iter().any(|key| line.contains(key))
+        })
         .filter(|line| line.ends_with("\";"))
         .map(str::to_owned)
         .collect()
@@ -261,7 +357,10 @@ fn carried(dump: &str) -> Vec<String> {
 
 /// The text of sources.list (sources.list(5)).
 fn sources_text(mirror: &str, arch: &str) -> String {
-    SUITES.iter().map(|suite| format!("deb [arch={arch} signed-by={KEYRING}] {mirror} {suite} main\n")).collect()
+    SUITES
+        .iter()
+        .map(|suite| format!("deb [arch={arch} signed-by={KEYRING}] {mirror} {suite} main\n"))
+        .collect()
 }
 
 /// The texts of the system's sources files, one-line and deb822.
@@ -289,10 +388,16 @@ fn mirrors(sources: &[(bool, String)]) -> Vec<String> {
     let mut add = |uri: &str, suites: &str| {
         let uri = uri.trim_end_matches('/');
         // A snapshot holds one day's suites, possibly of a time before those that we need; cdrom has no backports.
-        let usable = uri.ends_with("/debian") && !uri.contains("snapshot.") || uri.starts_with("mirror+file:") && !uri.contains("security");
+        let usable = uri.ends_with("/debian") && !uri.contains("snapshot.")
+            || uri.starts_with("mirror+file:") && !uri.contains("security");
         let main = suites.split_whitespace().any(|s| {
-            let base = s.trim_end_matches("-updates").trim_end_matches("-backports");
-            ["bookworm", "trixie", "forky", "sid", "stable", "testing", "unstable"].contains(&base)
+            let base = s
+                .trim_end_matches("-updates")
+                .trim_end_matches("-backports");
+            [
+                "bookworm", "trixie", "forky", "sid", "stable", "testing", "unstable",
+            ]
+            .contains(&base)
         });
         if usable && main && !found.iter().any(|f| f == uri) {
             found.push(uri.to_owned());
@@ -303,13 +408,19 @@ fn mirrors(sources: &[(bool, String)]) -> Vec<String> {
             for stanza in text.split("\n\n") {
                 let field = |name: &str| field_of(stanza, name);
                 let enabled = field("Enabled").is_none_or(|v| v.trim() != "no");
-                if let (true, Some(uris), Some(suites)) = (enabled, field("URIs"), field("Suites")) {
+                if let (true, Some(uris), Some(suites)) = (enabled, field("URIs"), field("Suites"))
+                {
                     uris.split_whitespace().for_each(|uri| add(uri, &suites));
                 }
             }
         } else {
-            for line in text.lines().map(|l| l.split('#').next().unwrap_or_default().trim()) {
-                let Some(rest) = line.strip_prefix("deb ").map(str::trim) else { continue };
+            for line in text
+                .lines()
+                .map(|l| l.split('#').next().unwrap_or_default().trim())
+            {
+                let Some(rest) = line.strip_prefix("deb ").map(str::trim) else {
+                    continue;
+                };
                 let rest = match rest.strip_prefix('[').and_then(|r| r.split_once(']')) {
                     Some((_, rest)) => rest.trim(),
                     None => rest,
@@ -331,14 +442,20 @@ fn mirrors(sources: &[(bool, String)]) -> Vec<String> {
 fn field_of(stanza: &str, name: &str) -> Option<String> {
     let mut value: Option<String> = None;
     for line in stanza.lines().filter(|l| !l.starts_with('#')) {
-        match (line.starts_with([' ', '\t']), &mut value, line.split_once(':')) {
+        match (
+            line.starts_with([' ', '\t']),
+            &mut value,
+            line.split_once(':'),
+        ) {
             (true, Some(v), _) => {
                 v.push(' ');
                 v.push_str(line.trim());
             }
             (true, None, _) => {}
             (false, Some(_), _) => break,
-            (false, None, Some((key, v))) if key.eq_ignore_ascii_case(name) => value = Some(v.trim().to_owned()),
+            (false, None, Some((key, v))) if key.eq_ignore_ascii_case(name) => {
+                value = Some(v.trim().to_owned())
+            }
             (false, None, _) => {}
         }
     }
@@ -351,7 +468,10 @@ fn parse_offer(line: &str) -> Option<Offer> {
     let mut words = rest.split_whitespace();
     let file = words.next()?;
     let size = words.next()?.parse().ok()?;
-    let sha256 = words.next().and_then(|h| h.strip_prefix("SHA256:")).map(str::to_owned);
+    let sha256 = words
+        .next()
+        .and_then(|h| h.strip_prefix("SHA256:"))
+        .map(str::to_owned);
     let mut parts = file.strip_suffix(".deb")?.split('_');
     let (name, version, arch) = (parts.next()?, parts.next()?, parts.next()?);
     // The file is joined to a directory of ours: nothing but a plain name will do.
@@ -360,7 +480,14 @@ fn parse_offer(line: &str) -> Option<Offer> {
     }
     // apt escapes the epoch's colon, and nothing else, in file names (%3a).
     let version = version.replace("%3a", ":");
-    Some(Offer { name: name.to_owned(), version, arch: arch.to_owned(), file: file.to_owned(), size, sha256 })
+    Some(Offer {
+        name: name.to_owned(),
+        version,
+        arch: arch.to_owned(),
+        file: file.to_owned(),
+        size,
+        sha256,
+    })
 }
 
 /// Unpacks the file tree of a package into `dir`.
@@ -368,7 +495,8 @@ pub fn unpack(deb: &Path, dir: &Path, stop: &AtomicBool) -> Result<(), HostError
     files::make_dir(dir)?;
     let mut command = Command::new("dpkg-deb");
     command.arg("-x").arg(deb).arg(dir);
-    command::run(&mut command, "dpkg-deb", None, stop, |_| {}, || {})?.ok(format!("unpacking{}", indented(&deb.display().to_string())))
+    command::run(&mut command, "dpkg-deb", None, stop, |_| {}, || {})?
+        .ok(format!("unpacking{}", indented(&deb.display().to_string())))
 }
 
 #[cfg(test)]

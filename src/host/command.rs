@@ -48,7 +48,11 @@ impl Ended {
         if self.status.success() {
             return Ok(());
         }
-        Err(HostError::Failed { what: what.into(), status: self.how(), tail: self.tail })
+        Err(HostError::Failed {
+            what: what.into(),
+            status: self.how(),
+            tail: self.tail,
+        })
     }
 }
 
@@ -65,7 +69,8 @@ pub fn tie(command: &mut Command) -> &mut Command {
     // allocates nor takes a lock.
     unsafe {
         command.pre_exec(|| {
-            rustix::process::set_parent_process_death_signal(Some(Signal::TERM)).map_err(std::io::Error::from)
+            rustix::process::set_parent_process_death_signal(Some(Signal::TERM))
+                .map_err(std::io::Error::from)
         })
     }
 }
@@ -83,16 +88,24 @@ pub fn run(
 ) -> Result<Ended, HostError> {
     let mut log = match log {
         Some(path) => {
-            let mut file =
-                File::options().create(true).append(true).open(path).map_err(files::failed("write", path))?;
+            let mut file = File::options()
+                .create(true)
+                .append(true)
+                .open(path)
+                .map_err(files::failed("write", path))?;
             writeln!(file, "+ {}", shown(command)).map_err(files::failed("write", path))?;
             Some((path, file))
         }
         None => None,
     };
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child =
-        tie(command).spawn().map_err(|source| HostError::Start { tool: name.to_owned(), source })?;
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = tie(command).spawn().map_err(|source| HostError::Start {
+        tool: name.to_owned(),
+        source,
+    })?;
     let (sender, receiver) = channel();
     read_lines(child.stdout.take(), sender.clone());
     read_lines(child.stderr.take(), sender);
@@ -122,8 +135,14 @@ pub fn run(
             Err(RecvTimeoutError::Disconnected) => break,
         }
     }
-    let status = child.wait().map_err(|source| HostError::Start { tool: name.to_owned(), source })?;
-    Ok(Ended { status, tail: Vec::from(tail).join("\n") })
+    let status = child.wait().map_err(|source| HostError::Start {
+        tool: name.to_owned(),
+        source,
+    })?;
+    Ok(Ended {
+        status,
+        tail: Vec::from(tail).join("\n"),
+    })
 }
 
 /// Runs a program whose output is short and wanted as a whole: standard output, if it ended well.
@@ -131,15 +150,25 @@ pub fn output(command: &mut Command, name: &str) -> Result<String, HostError> {
     let out = tie(command)
         .stdin(Stdio::null())
         .output()
-        .map_err(|source| HostError::Start { tool: name.to_owned(), source })?;
+        .map_err(|source| HostError::Start {
+            tool: name.to_owned(),
+            source,
+        })?;
     let stdout = String::from_utf8_lossy(&out.stdout).into_owned();
     if out.status.success() {
         return Ok(stdout);
     }
     let text = format!("{stdout}{}", String::from_utf8_lossy(&out.stderr));
     let lines: Vec<&str> = text.lines().collect();
-    let tail = lines.get(lines.len().saturating_sub(TAIL)..).unwrap_or_default().join("\n");
-    Err(HostError::Failed { what: name.to_owned(), status: out.status.to_string(), tail })
+    let tail = lines
+        .get(lines.len().saturating_sub(TAIL)..)
+        .unwrap_or_default()
+        .join("\n");
+    Err(HostError::Failed {
+        what: name.to_owned(),
+        status: out.status.to_string(),
+        tail,
+    })
 }
 
 /// Ends a process group: SIGTERM, and SIGKILL if that does not help.
@@ -164,7 +193,11 @@ pub fn shown(command: &Command) -> String {
     let mut words = Vec::new();
     for (key, value) in command.get_envs() {
         if let Some(value) = value {
-            words.push(format!("{}={}", key.to_string_lossy(), value.to_string_lossy()));
+            words.push(format!(
+                "{}={}",
+                key.to_string_lossy(),
+                value.to_string_lossy()
+            ));
         }
     }
     words.push(command.get_program().to_string_lossy().into_owned());
@@ -223,15 +256,24 @@ mod tests {
         assert!(ended.tail.ends_with("line 20"));
         assert!(std::fs::read_to_string(&log).unwrap().contains("line 1\n"));
         let text = ended.ok("the loop").unwrap_err().to_string();
-        assert!(text.starts_with("the loop failed (exit status 3)\n    line 6"), "{text}");
+        assert!(
+            text.starts_with("the loop failed (exit status 3)\n    line 6"),
+            "{text}"
+        );
     }
 
     #[test]
     fn stop_ends_the_whole_group() {
         let stop = AtomicBool::new(false);
         let begun = Instant::now();
-        let result =
-            run(&mut sh("sleep 60 & echo $!; wait"), "sh", None, &stop, |_| stop.store(true, Ordering::Relaxed), || {});
+        let result = run(
+            &mut sh("sleep 60 & echo $!; wait"),
+            "sh",
+            None,
+            &stop,
+            |_| stop.store(true, Ordering::Relaxed),
+            || {},
+        );
         assert!(matches!(result, Err(HostError::Interrupted)));
         assert!(begun.elapsed() < GRACE);
     }

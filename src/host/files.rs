@@ -45,7 +45,8 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), HostError> {
     file.write_all(bytes).map_err(failed("write", path))?;
     let temp = file.into_temp_path();
     set_mode(&temp, 0o644)?;
-    temp.persist(path).map_err(|e| failed("write", path)(e.error))
+    temp.persist(path)
+        .map_err(|e| failed("write", path)(e.error))
 }
 
 /// Writes only if the content differs, so that make sees no change where there is none. Returns whether it wrote.
@@ -60,7 +61,8 @@ pub fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<bool, HostError> {
 /// Sets permission bits.
 pub fn set_mode(path: &Path, mode: u32) -> Result<(), HostError> {
     use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed("change the mode of", path))
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        .map_err(failed("change the mode of", path))
 }
 
 /// Removes a directory tree or file, if it is there.
@@ -132,7 +134,8 @@ impl Lock {
 
 /// Free room of the file system of `path` for this user, in MiB.
 pub fn free_mib(path: &Path) -> Result<u64, HostError> {
-    let stat = rustix::fs::statvfs(path).map_err(|e| failed("ask for the free space of", path)(e.into()))?;
+    let stat = rustix::fs::statvfs(path)
+        .map_err(|e| failed("ask for the free space of", path)(e.into()))?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize) >> 20)
 }
 
@@ -140,7 +143,11 @@ pub fn free_mib(path: &Path) -> Result<u64, HostError> {
 pub fn need_space(path: &Path, needed: u64) -> Result<(), HostError> {
     let free = free_mib(path)?;
     if free < needed {
-        return Err(HostError::NoSpace { path: path.to_path_buf(), free, needed });
+        return Err(HostError::NoSpace {
+            path: path.to_path_buf(),
+            free,
+            needed,
+        });
     }
     Ok(())
 }
@@ -148,7 +155,9 @@ pub fn need_space(path: &Path, needed: u64) -> Result<(), HostError> {
 /// Removes what killed attempts left in `dir`: entries whose name begins with `prefix`. The caller holds the lock that
 /// everybody takes who creates such entries.
 pub fn sweep(dir: &Path, prefix: &str) -> Result<(), HostError> {
-    let Ok(entries) = fs::read_dir(dir) else { return Ok(()) };
+    let Ok(entries) = fs::read_dir(dir) else {
+        return Ok(());
+    };
     for entry in entries.flatten() {
         if entry.file_name().to_string_lossy().starts_with(prefix) {
             remove(&entry.path())?;
@@ -164,7 +173,11 @@ pub fn dirs_in(dir: &Path) -> Vec<PathBuf> {
         .flatten()
         .flatten()
         .map(|e| e.path())
-        .filter(|p| p.is_dir() && p.file_name().is_some_and(|n| !n.to_string_lossy().starts_with('.')))
+        .filter(|p| {
+            p.is_dir()
+                && p.file_name()
+                    .is_some_and(|n| !n.to_string_lossy().starts_with('.'))
+        })
         .collect();
     dirs.sort();
     dirs

@@ -19,7 +19,11 @@ pub struct Tool {
 }
 
 const fn tool(name: &'static str, package: &'static str, used_for: &'static str) -> Tool {
-    Tool { name, package, used_for }
+    Tool {
+        name,
+        package,
+        used_for,
+    }
 }
 
 /// Needed to fetch from Debian's archive.
@@ -61,14 +65,18 @@ fn find_in(name: &str, path: &OsStr) -> Option<PathBuf> {
 }
 
 fn is_program(file: &Path) -> bool {
-    file.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+    file.metadata()
+        .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
 }
 
 /// Fails with the first of `tools` that is not there.
 pub fn require(tools: &[Tool]) -> Result<(), HostError> {
     match tools.iter().find(|tool| find(tool.name).is_none()) {
         None => Ok(()),
-        Some(tool) => Err(HostError::Missing { tool: tool.name.to_owned(), package: tool.package }),
+        Some(tool) => Err(HostError::Missing {
+            tool: tool.name.to_owned(),
+            package: tool.package,
+        }),
     }
 }
 
@@ -76,7 +84,10 @@ pub fn require(tools: &[Tool]) -> Result<(), HostError> {
 pub fn require_headers() -> Result<(), HostError> {
     match HEADERS.iter().find(|(file, _)| !Path::new(file).exists()) {
         None => Ok(()),
-        Some((file, package)) => Err(HostError::Missing { tool: (*file).to_owned(), package }),
+        Some((file, package)) => Err(HostError::Missing {
+            tool: (*file).to_owned(),
+            package,
+        }),
     }
 }
 
@@ -91,7 +102,10 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         assert_eq!(find_in("tool-of-a-test", dir.path().as_os_str()), None);
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
-        assert_eq!(find_in("tool-of-a-test", dir.path().as_os_str()), Some(file));
+        assert_eq!(
+            find_in("tool-of-a-test", dir.path().as_os_str()),
+            Some(file)
+        );
     }
 
     #[test]

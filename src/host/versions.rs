@@ -52,13 +52,24 @@ impl Versions {
 
     fn parse(text: &str, path: PathBuf) -> Result<Self, HostError> {
         match toml::from_str::<File>(text) {
-            Ok(file) => Ok(Self { packages: file.package }),
-            Err(e) => Err(HostError::Versions { path, text: e.to_string() }),
+            Ok(file) => Ok(Self {
+                packages: file.package,
+            }),
+            Err(e) => Err(HostError::Versions {
+                path,
+                text: e.to_string(),
+            }),
         }
     }
 
     /// Compares a package with the record. The same version with another checksum is an error.
-    pub fn check(&self, name: &str, version: &str, arch: &str, sha256: &str) -> Result<Standing, HostError> {
+    pub fn check(
+        &self,
+        name: &str,
+        version: &str,
+        arch: &str,
+        sha256: &str,
+    ) -> Result<Standing, HostError> {
         let same = |e: &&Entry| e.name == name && e.version == version && e.architecture == arch;
         match self.packages.iter().find(same) {
             None => Ok(Standing::Untested),
@@ -74,7 +85,10 @@ impl Versions {
 
     /// The version that was tested.
     pub fn tested(&self, name: &str) -> Option<&str> {
-        self.packages.iter().find(|e| e.name == name).map(|e| e.version.as_str())
+        self.packages
+            .iter()
+            .find(|e| e.name == name)
+            .map(|e| e.version.as_str())
     }
 }
 
@@ -87,17 +101,34 @@ mod tests {
     #[test]
     fn same_version_must_have_the_same_checksum() {
         let versions = Versions::parse(TEXT, PathBuf::from("v.toml")).unwrap();
-        assert_eq!(versions.check("p", "1-2", "all", "AB").unwrap(), Standing::Tested);
-        assert_eq!(versions.check("p", "1-3", "all", "cd").unwrap(), Standing::Untested);
-        assert_eq!(versions.check("q", "1-2", "all", "cd").unwrap(), Standing::Untested);
-        assert!(matches!(versions.check("p", "1-2", "all", "cd"), Err(HostError::Checksum { .. })));
+        assert_eq!(
+            versions.check("p", "1-2", "all", "AB").unwrap(),
+            Standing::Tested
+        );
+        assert_eq!(
+            versions.check("p", "1-3", "all", "cd").unwrap(),
+            Standing::Untested
+        );
+        assert_eq!(
+            versions.check("q", "1-2", "all", "cd").unwrap(),
+            Standing::Untested
+        );
+        assert!(matches!(
+            versions.check("p", "1-2", "all", "cd"),
+            Err(HostError::Checksum { .. })
+        ));
         assert_eq!(versions.tested("p"), Some("1-2"));
     }
 
     #[test]
     fn a_malformed_file_is_named_with_its_line() {
-        let error = Versions::parse("[[package]]\nnaem = 1\n", PathBuf::from("v.toml")).unwrap_err().to_string();
-        assert!(error.contains("v.toml") && error.contains("line 2"), "{error}");
+        let error = Versions::parse("[[package]]\nnaem = 1\n", PathBuf::from("v.toml"))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("v.toml") && error.contains("line 2"),
+            "{error}"
+        );
     }
 
     #[test]
