@@ -1,2 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! kernel.
+//! The kernels under test: source, variant (patch), configuration, build, and the cache of what was built.
+//!
+//! A kernel is identified by a hash over everything that goes into it; one that is in the cache is found without
+//! running make. There is one source tree a source version and one object tree a configuration of it, so that going
+//! from one variant to the next compiles only what the two patches touch.
+
+mod build;
+mod config;
+mod error;
+mod make;
+mod module;
+mod name;
+mod source;
+mod tree;
+mod variant;
+
+pub use build::{BuiltKernel, Kernels, Listed};
+pub use config::Config;
+pub use error::KernelError;
+pub use name::KernelName;
+pub use source::Source;
+pub use variant::{Manifest, ManifestError, Variant};

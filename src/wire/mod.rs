@@ -9,14 +9,15 @@
 //! This room knows nothing about devices. What a message means is the specification's: QEMU docs/interop/vhost-user.rst.
 
 mod message;
+mod payload;
 mod stream;
 mod tap;
 #[cfg(test)]
 mod tests;
 
 pub use message::{
-    DecodeError, Header, MAX_FDS, MAX_PAYLOAD, Payload, Region, code, code_of, decode, name_of,
-    names,
+    DecodeError, Header, MAX_FDS, MAX_PAYLOAD, code, code_of, decode, name_of, names,
 };
+pub use payload::{Payload, Region};
 pub use stream::{Frame, StreamError, read_frame, write_frame};
 pub use tap::{Daemon, Session, Tap, TapError, WireHook};

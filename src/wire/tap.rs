@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
-use super::message::{DecodeError, Header, Payload, code, decode, name_of, names};
+use super::message::{DecodeError, Header, code, decode, name_of, names};
+use super::payload::Payload;
 use super::stream::{Frame, StreamError, read_frame, write_frame};
 use crate::event::{EventKind, EventSink, FunctionId, Side, WireMessage};
 

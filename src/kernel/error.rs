@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What can go wrong on the way to a kernel.
+
+use std::path::PathBuf;
+
+use super::ManifestError;
+use crate::exit::ExitCode;
+use crate::host::HostError;
+use crate::host::command::indented;
+
+/// There is no such kernel, or it could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// Not the form of a kernel's name.
+    #[error("`{name}` is not the name of a kernel")]
+    Name {
+        /// As given.
+        name: String,
+    },
+    /// The manifest does not have it.
+    #[error("there is no kernel variant `{name}`")]
+    UnknownVariant {
+        /// As given.
+        name: String,
+        /// Those that there are.
+        known: Vec<String>,
+    },
+    /// guest-tests/variants/variants.toml is wrong.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// The patch does not fit the source.
+    #[error("{patch} does not apply to linux-source-{source_version}{output}", output = indented(output))]
+    PatchDoesNotApply {
+        /// File name of the patch.
+        patch: String,
+        /// Version of the source, `7.2`.
+        source_version: String,
+        /// What `patch` said, and the hunks that it refused.
+        output: String,
+    },
+    /// The configuration came out without options that are wanted.
+    #[error("the kernel's configuration lacks {}", missing.join(", "))]
+    Config {
+        /// As `CONFIG_X=y`.
+        missing: Vec<String>,
+    },
+    /// The kernel does not compile.
+    #[error("{what} does not build ({status}); the whole log is {log}{tail}", tail = indented(tail), log = log.display())]
+    Make {
+        /// Kernel or module.
+        what: String,
+        /// How make ended.
+        status: String,
+        /// The log.
+        log: PathBuf,
+        /// Its last lines.
+        tail: String,
+    },
+    /// The guest module's sources are not there.
+    #[error("{path} has no Kbuild file: the guest module cannot be built", path = path.display())]
+    NoModule {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The build is for x86_64 machines.
+    #[error("kernels are built for x86_64, and this machine is {arch}")]
+    Architecture {
+        /// This machine's.
+        arch: &'static str,
+    },
+    /// The machine.
+    #[error(transparent)]
+    Host(#[from] HostError),
+}
+
+impl KernelError {
+    /// How the process ends with this error: a kernel that does not build says nothing about the kernel (125).
+    pub fn exit(&self) -> ExitCode {
+        match self {
+            KernelError::Name { .. }
+            | KernelError::UnknownVariant { .. }
+            | KernelError::Manifest(_) => ExitCode::Usage,
+            KernelError::Make { tail, .. } if tail.contains("No space left on device") => {
+                ExitCode::Infrastructure
+            }
+            KernelError::PatchDoesNotApply { .. }
+            | KernelError::Config { .. }
+            | KernelError::Make { .. } => ExitCode::CannotTell,
+            KernelError::NoModule { .. } | KernelError::Architecture { .. } => {
+                ExitCode::Infrastructure
+            }
+            KernelError::Host(e) => e.exit(),
+        }
+    }
+
+    /// What to do about it, if there is something.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            KernelError::Name { .. } => {
+                Some("a name is VARIANT or VARIANT@SOURCE, as in base, v7 or v7@7.3".to_owned())
+            }
+            KernelError::UnknownVariant { known, .. } => {
+                Some(format!("known are {}; add yours to guest-tests/variants/variants.toml", known.join(", ")))
+            }
+            KernelError::Manifest(_) => Some("see the comment at the top of guest-tests/variants/variants.toml".to_owned()),
+            KernelError::PatchDoesNotApply { .. } => {
+                Some("`applies_to` in guest-tests/variants/variants.toml says which sources it was tried on".to_owned())
+            }
+            KernelError::Config { .. } => {
+                Some("an option with a dependency that is off vanishes: add the dependency to guest-tests/kconfig".to_owned())
+            }
+            KernelError::Make { tail, .. } if tail.contains("No space left on device") => {
+                Some("the disk is full: free some space, or set VFRACE_CACHE to a larger disk".to_owned())
+            }
+            KernelError::Make { .. } | KernelError::Architecture { .. } => None,
+            KernelError::NoModule { .. } => Some("set VFRACE_DATA to a complete checkout".to_owned()),
+            KernelError::Host(e) => e.hint(),
+        }
+    }
+}

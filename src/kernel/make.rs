@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Running the kernel's make: arguments that make a build repeatable, progress from its output, a log.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::AtomicBool;
+
+use super::KernelError;
+use crate::event::EventSink;
+use crate::host::command;
+
+/// Steps that make reports for a full build of 7.2 in our configuration, counted; a build in the cache replaces it.
+pub const FULL_STEPS: u64 = 1640;
+
+/// What a build is told that would otherwise differ from one build to the next
+/// (Documentation/kbuild/reproducible-builds.rst). LOCALVERSION, set and empty, keeps scripts/setlocalversion from
+/// asking git about a checkout that the cache happens to be in.
+const FIXED: [&str; 6] = [
+    "ARCH=x86_64",
+    "LOCALVERSION=",
+    "KBUILD_BUILD_TIMESTAMP=2026-01-01 00:00:00 UTC",
+    "KBUILD_BUILD_USER=vfrace",
+    "KBUILD_BUILD_HOST=vfrace",
+    "KBUILD_BUILD_VERSION=1",
+];
+/// Variables of the caller's environment that kbuild would listen to: a surrounding make's job server above all.
+const UNSET: [&str; 14] = [
+    "MAKEFLAGS",
+    "MFLAGS",
+    "MAKELEVEL",
+    "MAKEOVERRIDES",
+    "MAKEFILES",
+    "CROSS_COMPILE",
+    "LLVM",
+    "CC",
+    "LD",
+    "KCFLAGS",
+    "KCPPFLAGS",
+    "KBUILD_OUTPUT",
+    "KCONFIG_CONFIG",
+    "INSTALL_MOD_PATH",
+];
+
+/// A make in one source and object tree.
+#[derive(Debug)]
+pub struct Make<'a> {
+    /// Kernel's top directory.
+    pub source: &'a Path,
+    /// Object tree.
+    pub objects: &'a Path,
+    /// Log, appended to.
+    pub log: PathBuf,
+    /// Where progress goes.
+    pub events: &'a EventSink,
+    /// Stops it.
+    pub stop: &'a AtomicBool,
+}
+
+impl Make<'_> {
+    /// Runs make with `args`; `step` is the name of the step, `total` the number of steps expected, if that is known.
+    /// Returns the number of steps that make did.
+    pub fn run(&self, step: &str, args: &[&str], total: Option<u64>) -> Result<u64, KernelError> {
+        let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut make = Command::new("make");
+        make.arg("-C")
+            .arg(self.source)
+            .arg(format!("O={}", self.objects.display()))
+            .arg(format!("-j{jobs}"));
+        make.args(FIXED).args(args).env("LC_ALL", "C");
+        for variable in UNSET {
+            make.env_remove(variable);
+        }
+        let mut count = 0u64;
+        let line = |text: &str| {
+            if let Some(what) = step_of(text) {
+                count += 1;
+                // More steps than expected: then the number was wrong, and none is better than a wrong one.
+                let part = total
+                    .filter(|total| count <= *total)
+                    .map(|total| (count, total));
+                self.events.progress(step, what, part);
+            }
+        };
+        let ended = command::run(&mut make, "make", Some(&self.log), self.stop, line, || {})?;
+        if ended.status.success() {
+            return Ok(count);
+        }
+        Err(KernelError::Make {
+            what: step.to_owned(),
+            status: ended.how(),
+            log: self.log.clone(),
+            tail: ended.tail,
+        })
+    }
+}
+
+/// `  CC      drivers/pci/iov.o`: kbuild's short form, as "CC drivers/pci/iov.o".
+fn step_of(line: &str) -> Option<String> {
+    let rest = line.strip_prefix("  ")?;
+    let mut words = rest.split_whitespace();
+    let verb = words
+        .next()
+        .filter(|v| !rest.starts_with(' ') && v.len() >= 2)?;
+    if !verb
+        .chars()
+        .all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
+    {
+        return None;
+    }
+    let rest: Vec<&str> = words.collect();
+    (!rest.is_empty()).then(|| format!("{verb} {}", rest.join(" ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_in_makes_output() {
+        assert_eq!(
+            step_of("  CC      drivers/pci/iov.o").as_deref(),
+            Some("CC drivers/pci/iov.o")
+        );
+        assert_eq!(
+            step_of("  CC [M]  vfrace.o").as_deref(),
+            Some("CC [M] vfrace.o")
+        );
+        for other in [
+            "make[1]: Entering directory",
+            "    note: x",
+            "  ^~~~",
+            "",
+            "  error: CC",
+            "drivers/pci/iov.c:1: x",
+        ] {
+            assert_eq!(step_of(other), None, "{other}");
+        }
+    }
+}

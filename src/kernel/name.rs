@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Names of kernels: `base`, `v7`, `v7@7.3`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::KernelError;
+
+/// The source that is meant when a name does not say.
+pub const DEFAULT_SOURCE: &str = "7.2";
+
+/// A variant and the source version it is put on, as the user writes it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KernelName {
+    variant: String,
+    source: Option<String>,
+}
+
+impl KernelName {
+    /// Name of the variant, as in guest-tests/variants/variants.toml.
+    pub fn variant(&self) -> &str {
+        &self.variant
+    }
+
+    /// Source version, `7.2` unless the name says otherwise.
+    pub fn source(&self) -> &str {
+        self.source.as_deref().unwrap_or(DEFAULT_SOURCE)
+    }
+}
+
+impl fmt::Display for KernelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.source {
+            Some(source) => f.pad(&format!("{}@{source}", self.variant)),
+            None => f.pad(&self.variant),
+        }
+    }
+}
+
+impl FromStr for KernelName {
+    type Err = KernelError;
+
+    fn from_str(text: &str) -> Result<Self, KernelError> {
+        let wrong = || KernelError::Name {
+            name: text.to_owned(),
+        };
+        let (variant, source) = match text.split_once('@') {
+            Some((variant, source)) => (variant, Some(source)),
+            None => (text, None),
+        };
+        if !is_variant(variant) || !source.is_none_or(is_source) {
+            return Err(wrong());
+        }
+        Ok(Self {
+            variant: variant.to_owned(),
+            source: source.map(str::to_owned),
+        })
+    }
+}
+
+/// Letters, digits, `-`, `_`, and `.` inside: the name becomes a part of file names.
+pub(super) fn is_variant(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.len() <= 40
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+}
+
+/// `7.2`: as in the name of Debian's package, without a patch level.
+pub(super) fn is_source(text: &str) -> bool {
+    let number = |s: &str| (1..=3).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_digit());
+    text.split_once('.')
+        .is_some_and(|(major, minor)| number(major) && number(minor))
+}
+
+impl Serialize for KernelName {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for KernelName {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?
+            .parse()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::exit::ExitCode;
+
+    #[test]
+    fn names() {
+        for (text, variant, source) in [
+            ("base", "base", "7.2"),
+            ("v7", "v7", "7.2"),
+            ("v7@6.12", "v7", "6.12"),
+        ] {
+            let name: KernelName = text.parse().unwrap();
+            assert_eq!(
+                (name.variant(), name.source(), name.to_string().as_str()),
+                (variant, source, text)
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_name() {
+        for text in [
+            "",
+            "@",
+            "v7@",
+            "@7.2",
+            "../x",
+            "v7@7",
+            "v7@7.2.1",
+            "v7@7.x",
+            "a/b",
+            ".a",
+            "v 7",
+            "v7@7.2@7.3",
+        ] {
+            let error = text.parse::<KernelName>().unwrap_err();
+            assert_eq!(error.exit(), ExitCode::Usage, "{text}");
+            assert!(error.hint().is_some());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parse_and_display_agree(text in "[a-z0-9@._/-]{0,12}") {
+            if let Ok(name) = text.parse::<KernelName>() {
+                prop_assert_eq!(name.to_string(), text.clone());
+                prop_assert!(!text.contains('/'));
+            }
+        }
+    }
+}
