@@ -202,7 +202,7 @@ fn sum<'r>(
     let kernel = cell.kernel.name.to_string();
     Some(Outcome {
         scenario: cell.scenario.name.clone(),
-        expected: campaign.expected.expectation(&cell.scenario.name, &cell.kernel.name.variant),
+        expected: campaign.expected.expectation(&cell.scenario.name, cell.kernel.name.variant()),
         kernel,
         kernel_id: cell.kernel.id.clone(),
         verdict,

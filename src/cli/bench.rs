@@ -96,7 +96,7 @@ impl Bench {
         let expected = Expectations::load(&expect.join("expect.toml"))?;
         let qemu = provide_qemu(&self.cache, &self.data, &self.events, &self.stop)?;
         let busybox = provide_busybox(&self.cache, &self.data, &self.events, &self.stop)?;
-        let kernels = Kernels::new(self.cache.clone(), self.data.clone(), self.events.clone(), self.stop.clone())?;
+        let kernels = Kernels::new(self.cache.clone(), self.data.clone(), self.events.clone()).with_stop(self.stop.clone());
         let kernels =
             names.iter().map(|name| kernels.build(name)).collect::<Result<Vec<BuiltKernel>, _>>()?;
         let image = kernels.first().map_or(Path::new(""), |kernel| &kernel.image);

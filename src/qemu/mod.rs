@@ -3,3 +3,9 @@
 
 pub mod machine;
 pub mod process;
+
+/// x
+pub struct QemuBinary { /// x
+ pub version: String, /// x
+ pub command: Vec<std::ffi::OsString>, /// x
+ pub env: Vec<(std::ffi::OsString,std::ffi::OsString)> }

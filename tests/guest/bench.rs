@@ -35,7 +35,7 @@ pub fn bench() -> &'static Bench {
         let (events, stop) = (EventSink::discard(), Arc::new(AtomicBool::new(false)));
         let qemu = provide_qemu(&cache, &data, &events, &stop).unwrap();
         let busybox = provide_busybox(&cache, &data, &events, &stop).unwrap();
-        let kernels = Kernels::new(cache, data, events, stop).unwrap();
+        let kernels = Kernels::new(cache, data, events);
         Bench { qemu, busybox, base: kernels.build(&"base".parse().unwrap()).unwrap() }
     })
 }
