@@ -249,6 +249,10 @@ impl<'a> Round<'a> {
             "the teardown's task did not say that it is one",
         );
         need(
+            self.teardown_status().is_some(),
+            "the teardown's command did not end",
+        );
+        need(
             self.teardown_status().is_none_or(|s| s == 0),
             "the teardown's command failed",
         );

@@ -70,7 +70,7 @@ fn patterns() -> Option<&'static Patterns> {
             place: Regex::new(r"(?:^RIP: 0010:|^Krnl PSW : .*\(| at | in |:\d+ )([A-Za-z_][\w.]*)\+0x[0-9a-f]+/0x").ok()?,
             // what can follow a stack within the same report
             body: Regex::new(concat!(
-                r"^(\s|$|RIP:|Code:|RSP:|R[A-Z0-9]{2}:|[A-Z]{2}:|CR2|DR\d|PKRU|EFLAGS|irq event|(hard|soft)irqs last|",
+                r"^(\s|$|\(\[<|RIP:|Code:|RSP:|R[A-Z0-9]{2}:|[A-Z]{2}:|CR2|DR\d|PKRU|EFLAGS|irq event|(hard|soft)irqs last|",
                 r"Modules linked|CPU:|Hardware name|Tainted|Call Trace|Workqueue|Comm:|Last Breaking|Krnl |",
                 r"Allocated by|Freed by|Last potentially|Second to last|The buggy|page:|page_type|page dumped|head:|",
                 r"flags:|raw:|Memory state|>|-> #|other info|stack backtrace|\d+ locks? held|no locks held|#\d+:|",

@@ -153,7 +153,9 @@ impl Case<'_> {
             let classes: Vec<String> = findings.iter().filter(bad).map(words::class).collect();
             evidence.push(format!("class {}", words::list(&classes)));
         }
-        evidence.extend(doubts);
+        if matches!(verdict, Verdict::Inconclusive | Verdict::Silent) {
+            evidence.extend(doubts);
+        }
         self.remarks(&mut evidence);
         Judgement {
             verdict,
