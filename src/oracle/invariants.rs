@@ -266,6 +266,11 @@ impl<'a> Round<'a> {
                 missing.push(format!("{created} VFs were created instead of {vfs}"));
             }
         }
+        for record in self.records() {
+            if let Observation::Failed { text } = &record.what {
+                missing.push(format!("the guest's module failed: {text}"));
+            }
+        }
         let removals = self.removals();
         for vf in (1..=vfs).map(FunctionId::Vf) {
             if !removals.iter().any(|r| r.vf == vf) {

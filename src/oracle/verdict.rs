@@ -109,11 +109,10 @@ impl Case<'_> {
             self.counts(round, &mut findings);
         }
         self.console_findings(&mut findings);
-        self.not_back(&mut findings, &mut evidence);
-
         for round in &self.rounds {
             words::round(self.scenario, round, &mut evidence);
         }
+        self.not_back(&mut findings, &mut evidence);
         let doubts = self.doubts();
         let bad = |f: &&Finding| f.standing != Standing::Known;
         let verdict = findings

@@ -428,6 +428,50 @@ fn known_issues_change_nothing() {
 }
 
 #[test]
+fn a_module_that_fails_in_a_round_is_no_pass() {
+    let mut tape = Tape::booted("base");
+    tape.quiet(1);
+    tape.guest(
+        1,
+        Observation::Failed {
+            text: "kretprobe missed 3".into(),
+        },
+    );
+    tape.finish();
+    let judgement = of(&tape, "unbind-alone", 1);
+    assert_eq!(judgement.verdict, Verdict::Inconclusive);
+    assert!(
+        judgement.evidence.iter().any(|e| e.contains("missed 3")),
+        "{judgement:?}"
+    );
+}
+
+#[test]
+fn a_removal_by_another_way_than_the_lookup_does_not_count() {
+    let mut tape = Tape::booted("base");
+    tape.quiet_with(|tape, at_end| {
+        if !at_end {
+            tape.enter(
+                HANDLER,
+                "pci_stop_and_remove_bus_device",
+                FunctionId::Vf(2),
+                &["pciehp_unconfigure_device"],
+            );
+            tape.leave(HANDLER, "pci_stop_and_remove_bus_device", FunctionId::Vf(2));
+        }
+    });
+    assert_eq!(of(&tape, "unbind-alone", 1).verdict, Verdict::Pass);
+    tape = Tape::booted("base");
+    tape.quiet_with(|tape, at_end| {
+        if !at_end {
+            tape.removal_begins(HANDLER, 2);
+            tape.removal_ends(HANDLER, 2);
+        }
+    });
+    assert_eq!(of(&tape, "unbind-alone", 1).verdict, Verdict::DoubleRemoval);
+}
+
+#[test]
 fn a_console_with_a_hole_is_no_pass() {
     let mut tape = control(1);
     let end = tape.console.len() as u64;
@@ -466,4 +510,33 @@ fn a_final_removal_that_hangs_is_not_a_pass() {
     assert_eq!(of(&tape, "unbind-alone", 1).verdict, Verdict::Silent);
     tape.phase(Phase::PowerOff, 0);
     assert_eq!(of(&tape, "unbind-alone", 1).verdict, Verdict::Deadlock);
+}
+
+proptest::proptest! {
+    /// Recordings come from files, and files from anywhere.
+    #[test]
+    fn any_recording_gets_a_verdict(
+        order in proptest::collection::vec(0usize..200, 0..120),
+        which: bool,
+        armed: u64,
+    ) {
+        let kernel = if which { Kernel::Base } else { Kernel::Locked };
+        let mut tape = race("v7", kernel, 2);
+        tape.console.extend(fixture("x86-pciehp-surprise"));
+        let all = tape.events.clone();
+        tape.events = order.iter().filter_map(|n| all.get(*n).cloned()).collect();
+        for event in &mut tape.events {
+            match &mut event.kind {
+                EventKind::Phase { console, .. } => *console = armed % 9000,
+                EventKind::Guest(record) if armed % 3 == 0 => record.guest_ns = u64::MAX - record.guest_ns % 7,
+                _ => {}
+            }
+        }
+        let judgement = of(&tape, RACE, 2);
+        // a PASS that comes out of a shuffled recording would have to be the recording itself
+        if judgement.verdict == Verdict::Pass {
+            proptest::prop_assert_eq!(&tape.events, &all);
+        }
+        proptest::prop_assert!(judgement.hits <= judgement.rounds);
+    }
 }

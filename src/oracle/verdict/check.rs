@@ -43,9 +43,9 @@ impl Case<'_> {
     pub(super) fn removed_twice(&self, round: &Round<'_>, findings: &mut Vec<Finding>) {
         for (vf, runs) in twice(round) {
             let title = format!(
-                "{vf} removed {}: {}",
+                "{vf} removed {}, by {}",
                 words::times(runs.len()),
-                words::runs(round, &runs)
+                words::who(round, &runs)
             );
             findings.push(finding(
                 Class::DoubleRemoval,
