@@ -270,6 +270,35 @@ fn a_bug_and_its_oops_are_one_report() {
 }
 
 #[test]
+fn a_warning_and_its_message_are_one_report_in_either_order() {
+    let warning = "WARNING: lib/refcount.c:28 at refcount_warn_saturate+0x60/0xc8, CPU#0: init/1\n";
+    let message = "refcount_t: underflow; use-after-free.\n";
+    let stack = "Call Trace:\n <TASK>\n refcount_warn_saturate+0x60/0xc8\n pci_release_dev+0x1/0x2\n </TASK>\n";
+    let end = "---[ end trace 0000000000000000 ]---\n";
+    for order in [[message, warning], [warning, message]] {
+        // twice, since a report must not swallow the next one
+        let text = format!(
+            "{}{stack}{end}{}{stack}{end}",
+            order.concat(),
+            order.concat()
+        );
+        let console = Console::read(text.as_bytes(), Some(0));
+        let found: Vec<_> = console
+            .armed
+            .iter()
+            .map(|r| (r.rule.as_str(), r.title.as_str()))
+            .collect();
+        assert_eq!(found, [("refcount", message.trim()); 2]);
+        assert_eq!(console.armed[0].frame.as_deref(), Some("pci_release_dev"));
+    }
+    let other = "WARNING: at device_del+0x1/0x2, CPU#0: sh/93\n";
+    assert_eq!(
+        Console::read(other.as_bytes(), Some(0)).armed[0].rule,
+        "warning"
+    );
+}
+
+#[test]
 fn a_program_cannot_print_a_report() {
     let text = "[    1.000000][    T1] hello\nBUG: KASAN: slab-use-after-free in x\n** 3 printk messages dropped **\n";
     let console = Console::read(text.as_bytes(), Some(0));
