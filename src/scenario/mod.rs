@@ -99,7 +99,11 @@ impl fmt::Display for Point {
             WirePhase::Request => "request",
             WirePhase::Reply => "reply",
         };
-        write!(f, "{}:wire:{}#{}@{phase}", self.function, self.message, self.nth)
+        write!(
+            f,
+            "{}:wire:{}#{}@{phase}",
+            self.function, self.message, self.nth
+        )
     }
 }
 
