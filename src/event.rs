@@ -163,7 +163,8 @@ pub enum Observation {
     },
     /// The unplug event has been seen by the polling handler, which has not done anything yet.
     UnplugSeen {
-        /// Number of the event.
+        /// Number of the event. `event` is the tag of [`EventKind`] in a recording.
+        #[serde(rename = "unplug")]
         event: u32,
         /// The VF it is about.
         function: FunctionId,
@@ -171,6 +172,7 @@ pub enum Observation {
     /// The unplug handler is done.
     UnplugDone {
         /// Number of the event.
+        #[serde(rename = "unplug")]
         event: u32,
     },
     /// A kernel function was entered.
@@ -480,7 +482,8 @@ pub enum EventKind {
 /// An event with its place in the order of things.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
-    /// Running number within the recording.
+    /// Running number within the recording. `number` is also a field of what happened, hence the other name there.
+    #[serde(rename = "seq")]
     pub number: u64,
     /// Host monotonic nanoseconds since the recording began.
     pub ns: u64,

@@ -1,1 +1,394 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Recordings made by hand, for tests: as a run would write them (see the room's documentation).
 
+use std::path::{Path, PathBuf};
+
+use crate::event::*;
+use crate::scenario::{Scenario, load};
+
+use super::{Judgement, KnownIssues, judge};
+
+/// The teardown's task, the handler's, init.
+pub(crate) const TEARDOWN: u32 = 88;
+pub(crate) const HANDLER: u32 = 40;
+const INIT: u32 = 1;
+
+/// How the tasks of a round behave.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Kernel {
+    /// No lock in the teardown.
+    Base,
+    /// The teardown holds the lock.
+    Locked,
+}
+
+pub(crate) struct Tape {
+    pub events: Vec<Event>,
+    pub console: Vec<u8>,
+    pub references: i64,
+    next: u64,
+    clock: u64,
+    created: u64,
+    released: u64,
+    unplugs: u32,
+}
+
+pub(crate) fn data(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+pub(crate) fn scenario(name: &str, rounds: u32) -> Scenario {
+    load(
+        name,
+        &data("guest-tests/scenarios"),
+        &[("rounds", rounds.into())],
+    )
+    .unwrap()
+}
+
+pub(crate) fn known() -> KnownIssues {
+    KnownIssues::load(&data("guest-tests/expect/known.toml")).unwrap()
+}
+
+pub(crate) fn fixture(name: &str) -> Vec<u8> {
+    std::fs::read(data("tests/fixtures").join(format!("{name}.log"))).unwrap()
+}
+
+impl Tape {
+    /// A run of `kernel` that has booted.
+    pub fn booted(kernel: &str) -> Tape {
+        let mut tape = Tape::begun(kernel);
+        tape.guest(
+            INIT,
+            Observation::Hello {
+                release: "7.2.12".into(),
+                version: 1,
+            },
+        );
+        tape.guest(INIT, Observation::AgentReady);
+        tape
+    }
+
+    /// A run of `kernel` of which nothing was heard yet.
+    pub fn begun(kernel: &str) -> Tape {
+        let mut tape = Tape {
+            events: Vec::new(),
+            console: b"Linux version 7.2.12\n".to_vec(),
+            references: 9,
+            next: 0,
+            clock: 4_000_000_000,
+            created: 0,
+            released: 0,
+            unplugs: 0,
+        };
+        tape.push(EventKind::RunStarted {
+            scenario: "x".into(),
+            kernel: kernel.into(),
+            kernel_id: "0".into(),
+            vfs: 3,
+            accel: "tcg".into(),
+            qemu: "11.1.3".into(),
+        });
+        tape.phase(Phase::Boot, 0);
+        tape
+    }
+
+    pub fn push(&mut self, kind: EventKind) {
+        let number = self.events.len() as u64;
+        self.events.push(Event {
+            number,
+            ns: number * 1_000_000,
+            kind,
+        });
+    }
+
+    pub fn phase(&mut self, phase: Phase, round: u32) {
+        let console = self.console.len() as u64;
+        self.push(EventKind::Phase {
+            phase,
+            round,
+            console,
+        });
+    }
+
+    pub fn guest(&mut self, pid: u32, what: Observation) {
+        self.clock += 1_000_000;
+        let (comm, cpu) = match pid {
+            TEARDOWN => ("sh", 0),
+            HANDLER => ("vfrace", 1),
+            _ => ("init", 0),
+        };
+        let record = GuestRecord {
+            number: self.next,
+            guest_ns: self.clock,
+            pid,
+            cpu,
+            comm: comm.into(),
+            what,
+        };
+        self.next += 1;
+        self.push(EventKind::Guest(record));
+    }
+
+    pub fn prints(&mut self, text: &str) {
+        self.console.extend_from_slice(text.as_bytes());
+    }
+
+    pub fn enter(&mut self, pid: u32, call: &str, function: FunctionId, stack: &[&str]) {
+        let stack = stack.iter().map(|s| (*s).to_owned()).collect();
+        self.guest(
+            pid,
+            Observation::Enter {
+                call: call.into(),
+                function: Some(function),
+                stack,
+            },
+        );
+    }
+
+    pub fn leave(&mut self, pid: u32, call: &str, function: FunctionId) {
+        self.guest(
+            pid,
+            Observation::Return {
+                call: call.into(),
+                function: Some(function),
+            },
+        );
+    }
+
+    pub fn measure(&mut self, label: &str, pf_references: i64) {
+        let values = Invariants {
+            pf_references,
+            bus_references: 5,
+            vfs_created: self.created,
+            vfs_released: self.released,
+            lock_owner: 0,
+            lock_depth: 0,
+            dropped: 0,
+        };
+        self.guest(
+            INIT,
+            Observation::Measured {
+                label: label.into(),
+                values,
+            },
+        );
+    }
+
+    pub fn done(&mut self) {
+        self.guest(
+            INIT,
+            Observation::Done {
+                command: 7,
+                status: 0,
+            },
+        );
+    }
+
+    fn stack(pid: u32) -> &'static [&'static str] {
+        match pid {
+            TEARDOWN => &[
+                "pci_iov_remove_virtfn+0x2ab/0x4d0",
+                "sriov_disable",
+                "pci_disable_sriov",
+                "virtio_pci_remove",
+            ],
+            _ => &[
+                "pci_iov_remove_virtfn+0x2ab/0x4d0",
+                "vfrace_unplug_platform",
+                "vfrace_poll",
+                "kthread",
+            ],
+        }
+    }
+
+    pub fn removal_begins(&mut self, pid: u32, vf: u16) {
+        self.enter(
+            pid,
+            "pci_stop_and_remove_bus_device",
+            FunctionId::Vf(vf),
+            Self::stack(pid),
+        );
+    }
+
+    pub fn removal_ends(&mut self, pid: u32, vf: u16) {
+        self.leave(pid, "pci_stop_and_remove_bus_device", FunctionId::Vf(vf));
+    }
+
+    fn remove(&mut self, pid: u32, vf: u16) {
+        self.removal_begins(pid, vf);
+        self.removal_ends(pid, vf);
+    }
+
+    /// Up to the beginning of the teardown.
+    pub fn arm(&mut self, round: u32) {
+        self.measure("before", self.references);
+        self.created += 3;
+        self.phase(Phase::Armed, round);
+        self.phase(Phase::Teardown, round);
+        self.guest(
+            TEARDOWN,
+            Observation::Task {
+                role: "teardown".into(),
+            },
+        );
+        self.enter(
+            TEARDOWN,
+            "sriov_disable",
+            FunctionId::Pf,
+            &["pci_disable_sriov"],
+        );
+    }
+
+    pub fn lock(&mut self, pid: u32) {
+        self.guest(pid, Observation::LockWait { owner: 0 });
+        self.guest(pid, Observation::LockTaken { nested: false });
+    }
+
+    pub fn fire(&mut self) -> u32 {
+        self.unplugs += 1;
+        let (number, point) = (self.unplugs, "vf2:wire:GET_VRING_BASE#0@request".to_owned());
+        self.push(EventKind::PointReached { point });
+        self.push(EventKind::UnplugFired {
+            actuator: "platform".into(),
+            target: FunctionId::Vf(2),
+            number,
+        });
+        number
+    }
+
+    pub fn seen(&mut self, event: u32) {
+        self.guest(
+            HANDLER,
+            Observation::UnplugSeen {
+                event,
+                function: FunctionId::Vf(2),
+            },
+        );
+    }
+
+    /// A round in which the VF 2 is unplugged in the middle of its removal.
+    pub fn raced(&mut self, round: u32, kernel: Kernel) {
+        let locked = kernel == Kernel::Locked;
+        self.arm(round);
+        if locked {
+            self.lock(TEARDOWN);
+        }
+        self.remove(TEARDOWN, 1);
+        self.removal_begins(TEARDOWN, 2);
+        let event = self.fire();
+        self.seen(event);
+        if locked {
+            self.guest(HANDLER, Observation::LockWait { owner: TEARDOWN });
+        } else {
+            self.lock(HANDLER);
+            self.removal_begins(HANDLER, 2);
+            self.references -= 1;
+        }
+        self.push(EventKind::HoldEnded {
+            point: "vf2:wire:GET_VRING_BASE#0@request".into(),
+            held_ns: 8_500_000,
+            end: HoldEnd::Reached,
+        });
+        self.removal_ends(TEARDOWN, 2);
+        if !locked {
+            self.removal_ends(HANDLER, 2);
+            self.guest(HANDLER, Observation::LockRelease);
+            self.guest(HANDLER, Observation::UnplugDone { event });
+        }
+        self.remove(TEARDOWN, 3);
+        if locked {
+            self.guest(TEARDOWN, Observation::LockRelease);
+            self.guest(HANDLER, Observation::LockTaken { nested: false });
+            self.guest(HANDLER, Observation::LockRelease);
+            self.guest(HANDLER, Observation::UnplugDone { event });
+        }
+        self.leave(TEARDOWN, "sriov_disable", FunctionId::Pf);
+        self.settle(round);
+    }
+
+    /// A round in which nobody interferes.
+    pub fn quiet(&mut self, round: u32) {
+        self.arm(round);
+        for vf in 1..=3 {
+            self.remove(TEARDOWN, vf);
+        }
+        self.leave(TEARDOWN, "sriov_disable", FunctionId::Pf);
+        self.settle(round);
+    }
+
+    /// A whole run of one round in which `between` acts between two removals and, again, behind the last.
+    pub fn quiet_with(&mut self, between: impl Fn(&mut Tape, bool)) {
+        self.arm(1);
+        self.remove(TEARDOWN, 1);
+        self.remove(TEARDOWN, 2);
+        between(self, false);
+        self.remove(TEARDOWN, 3);
+        self.leave(TEARDOWN, "sriov_disable", FunctionId::Pf);
+        between(self, true);
+        self.settle(1);
+        self.finish();
+    }
+
+    /// Both are back.
+    pub fn settle(&mut self, round: u32) {
+        self.done();
+        self.released += 3;
+        self.phase(Phase::Settle, round);
+        self.measure("after", self.references);
+    }
+
+    /// The last step.
+    pub fn finish(&mut self) {
+        self.phase(Phase::FinalRemove, 0);
+        self.done();
+        self.phase(Phase::PowerOff, 0);
+    }
+
+    pub fn cut(&mut self, infrastructure: bool) {
+        self.push(EventKind::Cut {
+            reason: "no answer within 30 s".into(),
+            infrastructure,
+        });
+    }
+
+    /// Changes the values of the last measurement.
+    pub fn after(&mut self, change: impl Fn(&mut Invariants)) {
+        let last = self
+            .events
+            .iter_mut()
+            .rev()
+            .find_map(|e| match &mut e.kind {
+                EventKind::Guest(GuestRecord {
+                    what: Observation::Measured { values, .. },
+                    ..
+                }) => Some(values),
+                _ => None,
+            });
+        change(last.unwrap());
+    }
+
+    pub fn judge(&self, scenario: &Scenario) -> Judgement {
+        judge(scenario, &self.events, &self.console, &known())
+    }
+}
+
+/// A whole run of the race.
+pub(crate) fn race(name: &str, kernel: Kernel, rounds: u32) -> Tape {
+    let mut tape = Tape::booted(name);
+    for round in 1..=rounds {
+        tape.raced(round, kernel);
+    }
+    tape.finish();
+    tape
+}
+
+/// A whole run of the control.
+pub(crate) fn control(rounds: u32) -> Tape {
+    let mut tape = Tape::booted("base");
+    for round in 1..=rounds {
+        tape.quiet(round);
+    }
+    tape.finish();
+    tape
+}

@@ -249,6 +249,10 @@ impl<'a> Round<'a> {
             "the teardown's task did not say that it is one",
         );
         need(
+            self.teardown_status().is_some(),
+            "the teardown's command did not end",
+        );
+        need(
             self.teardown_status().is_none_or(|s| s == 0),
             "the teardown's command failed",
         );
@@ -260,6 +264,11 @@ impl<'a> Round<'a> {
             let created = after.vfs_created.saturating_sub(before.vfs_created);
             if created != u64::from(vfs) {
                 missing.push(format!("{created} VFs were created instead of {vfs}"));
+            }
+        }
+        for record in self.records() {
+            if let Observation::Failed { text } = &record.what {
+                missing.push(format!("the guest's module failed: {text}"));
             }
         }
         let removals = self.removals();

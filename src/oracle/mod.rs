@@ -40,7 +40,7 @@ mod rules;
 mod verdict;
 
 #[cfg(test)]
-mod builder;
+pub(crate) mod builder;
 #[cfg(test)]
 mod tests;
 

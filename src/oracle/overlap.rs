@@ -64,8 +64,16 @@ pub fn overlap(round: &Round<'_>) -> Result<Overlap, String> {
     let began = window(true)
         .ok_or_else(|| format!("the teardown never entered {TEARDOWN}"))?
         .guest_ns;
-    // A teardown that never returned is still inside.
-    let ended = window(false).map_or(u64::MAX, |r| r.guest_ns);
+    let ended = match window(false) {
+        Some(r) => r.guest_ns,
+        None if round.teardown_status().is_some() => {
+            return Err(format!(
+                "the teardown's return from {TEARDOWN} was not observed"
+            ));
+        }
+        // It is still inside.
+        None => u64::MAX,
+    };
     let entered = handler.guest_ns.checked_sub(began);
     let Some(entered) = entered.filter(|_| handler.guest_ns <= ended) else {
         return Err(format!(

@@ -70,11 +70,11 @@ fn patterns() -> Option<&'static Patterns> {
             place: Regex::new(r"(?:^RIP: 0010:|^Krnl PSW : .*\(| at | in |:\d+ )([A-Za-z_][\w.]*)\+0x[0-9a-f]+/0x").ok()?,
             // what can follow a stack within the same report
             body: Regex::new(concat!(
-                r"^(\s|$|RIP:|Code:|RSP:|R[A-Z0-9]{2}:|[A-Z]{2}:|CR2|DR\d|PKRU|EFLAGS|irq event|(hard|soft)irqs last|",
+                r"^(\s|$|\(\[<|RIP:|Code:|RSP:|R[A-Z0-9]{2}:|[A-Z]{2}:|CR2|DR\d|PKRU|EFLAGS|irq event|(hard|soft)irqs last|",
                 r"Modules linked|CPU:|Hardware name|Tainted|Call Trace|Workqueue|Comm:|Last Breaking|Krnl |",
                 r"Allocated by|Freed by|Last potentially|Second to last|The buggy|page:|page_type|page dumped|head:|",
                 r"flags:|raw:|Memory state|>|-> #|other info|stack backtrace|\d+ locks? held|no locks held|#\d+:|",
-                r"which lock|the existing|but task|Possible|Chain exists|task:|Showing|Sending NMI|NMI backtrace|---\[|=====)",
+                r"which lock|the existing|but task|Possible|Chain exists|task:|INFO: task|Showing|Sending NMI|NMI backtrace|---\[|=====)",
             ))
             .ok()?,
         })
@@ -100,6 +100,11 @@ pub(super) fn reports(lines: &[Line], rules: &Rules) -> Vec<Report> {
             }
             match &mut open {
                 Some(report) if report.is_joined_by(rule) => report.push(line, patterns),
+                Some(report) if report.is_explained_by(rule) => {
+                    report.rule = rule;
+                    report.headline = line;
+                    report.push(line, patterns);
+                }
                 _ => {
                     found.extend(open.take().map(|r| r.close(rules, patterns)));
                     open = Some(Open::new(rule, line));
@@ -133,6 +138,7 @@ enum End {
 
 struct Open<'a> {
     rule: &'a Rule,
+    headline: &'a Line,
     lines: Vec<&'a Line>,
     frames: usize,
     complete: bool,
@@ -142,6 +148,7 @@ impl<'a> Open<'a> {
     fn new(rule: &'a Rule, line: &'a Line) -> Self {
         Open {
             rule,
+            headline: line,
             lines: vec![line],
             frames: 0,
             complete: false,
@@ -158,6 +165,15 @@ impl<'a> Open<'a> {
             && rule.id != self.rule.id
             && self.frames == 0
             && self.lines.len() <= JOIN_LINES
+    }
+
+    /// A WARNING has no more than its place in the first line; the second can be its message (lib/bug.c prints the
+    /// message before or after it, depending on the architecture).
+    fn is_explained_by(&self, rule: &Rule) -> bool {
+        self.rule.is(Flag::Joins)
+            && self.lines.len() == 1
+            && !rule.is(Flag::Joins)
+            && self.headline.text.contains("WARNING: ")
     }
 
     fn ends_at(&self, line: &Line, patterns: &Patterns) -> End {
@@ -183,7 +199,7 @@ impl<'a> Open<'a> {
 
     fn close(self, rules: &Rules, patterns: &Patterns) -> Report {
         let first = self.lines.first();
-        let title = first.map(|l| printable(&l.text)).unwrap_or_default();
+        let title = printable(&self.headline.text);
         let start = first.map_or(0, |l| l.span.start);
         let end = self.lines.last().map_or(start, |l| l.span.end);
         let (place, stack) = self.stack(patterns);

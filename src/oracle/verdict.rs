@@ -109,11 +109,10 @@ impl Case<'_> {
             self.counts(round, &mut findings);
         }
         self.console_findings(&mut findings);
-        self.not_back(&mut findings, &mut evidence);
-
         for round in &self.rounds {
             words::round(self.scenario, round, &mut evidence);
         }
+        self.not_back(&mut findings, &mut evidence);
         let doubts = self.doubts();
         let bad = |f: &&Finding| f.standing != Standing::Known;
         let verdict = findings
@@ -153,7 +152,9 @@ impl Case<'_> {
             let classes: Vec<String> = findings.iter().filter(bad).map(words::class).collect();
             evidence.push(format!("class {}", words::list(&classes)));
         }
-        evidence.extend(doubts);
+        if matches!(verdict, Verdict::Inconclusive | Verdict::Silent) {
+            evidence.extend(doubts);
+        }
         self.remarks(&mut evidence);
         Judgement {
             verdict,

@@ -1,2 +1,45 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! report.
+//! Consumers of events and verdicts: the terminal, the recording as JSON lines. They only render; nothing here decides
+//! anything, and nothing else in the program prints.
+
+pub mod jsonl;
+pub mod terminal;
+pub mod text;
+
+#[cfg(test)]
+mod tests;
+
+use serde::Serialize;
+
+use crate::event::Verdict;
+
+pub use jsonl::{Recorder, RecordingError};
+pub use terminal::{Style, Terminal};
+pub use text::{RunReport, matrix, run};
+
+/// A line of the matrix: one scenario on one kernel.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct MatrixRow {
+    /// Scenario name.
+    pub scenario: String,
+    /// Kernel name.
+    pub kernel: String,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// What was expected, if anything was.
+    pub expected: Option<Verdict>,
+    /// Rounds that showed it, over all boots.
+    pub hits: u32,
+    /// Rounds run, over all boots.
+    pub rounds: u32,
+    /// Seconds it took, boots included.
+    pub seconds: f64,
+}
+
+impl MatrixRow {
+    /// Whether it came as expected; with nothing expected there is nothing to miss.
+    pub fn as_expected(&self) -> bool {
+        self.expected
+            .is_none_or(|expected| expected == self.verdict)
+    }
+}

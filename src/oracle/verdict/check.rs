@@ -43,9 +43,9 @@ impl Case<'_> {
     pub(super) fn removed_twice(&self, round: &Round<'_>, findings: &mut Vec<Finding>) {
         for (vf, runs) in twice(round) {
             let title = format!(
-                "{vf} removed {}: {}",
+                "{vf} removed {}, by {}",
                 words::times(runs.len()),
-                words::runs(round, &runs)
+                words::who(round, &runs)
             );
             findings.push(finding(
                 Class::DoubleRemoval,
@@ -117,11 +117,11 @@ impl Case<'_> {
 
     /// The round that a place in the console belongs to.
     pub(super) fn round_of(&self, at: u64) -> Option<u32> {
-        let phases = self.events.iter().filter_map(|e| match e.kind {
+        let mut phases = self.events.iter().filter_map(|e| match e.kind {
             EventKind::Phase { round, console, .. } if console <= at => Some(round),
             _ => None,
         });
-        phases.last().filter(|round| *round > 0)
+        phases.next_back().filter(|round| *round > 0)
     }
 
     /// Findings from the console.

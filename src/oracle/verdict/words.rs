@@ -87,6 +87,14 @@ pub(super) fn runs(round: &Round<'_>, runs: &[Removal]) -> String {
         .join("; ")
 }
 
+/// Who ran the removals.
+pub(super) fn who(round: &Round<'_>, runs: &[Removal]) -> String {
+    let who = runs
+        .iter()
+        .map(|r| format!("{} ({}, pid {})", role(round, r.pid), r.comm, r.pid));
+    list(&who.collect::<Vec<_>>())
+}
+
 /// The tasks of a round that did not come back.
 pub(super) fn missing_tasks(round: &Round<'_>) -> Vec<String> {
     let mut missing = Vec::new();

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What a person reads in the end: the table of a matrix, the verdict on a run.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use super::MatrixRow;
+use crate::event::{Class, Finding, Standing, Verdict};
+use crate::oracle::Judgement;
+
+/// A word in the colour of its meaning; the text itself never depends on colour.
+fn paint(text: &str, code: &str, color: bool) -> String {
+    if color {
+        format!("\u{1b}[{code}m{text}\u{1b}[0m")
+    } else {
+        text.to_owned()
+    }
+}
+
+/// A verdict, padded to `width`, in its colour.
+pub(super) fn verdict(verdict: Verdict, width: usize, color: bool) -> String {
+    let code = match verdict {
+        Verdict::Pass => "32",
+        Verdict::DoubleRemoval | Verdict::Deadlock | Verdict::Finding => "31",
+        Verdict::Silent | Verdict::Inconclusive => "33",
+        Verdict::Infra | Verdict::BootFail => "35",
+    };
+    paint(&format!("{verdict:<width$}"), code, color)
+}
+
+/// The table of a matrix, with a line at its end that says how many came as expected.
+pub fn matrix(rows: &[MatrixRow], color: bool) -> String {
+    let head = ["scenario", "kernel", "verdict", "hits/rounds", "seconds"];
+    let width = |n: &str, f: &dyn Fn(&MatrixRow) -> String| {
+        rows.iter()
+            .map(|r| f(r).chars().count())
+            .chain([n.len()])
+            .max()
+            .unwrap_or_default()
+    };
+    let hits = |r: &MatrixRow| format!("{}/{}", r.hits, r.rounds);
+    let seconds = |r: &MatrixRow| format!("{:.1}", r.seconds);
+    let [scenario, kernel, word, rounds, time] = head;
+    let widths = (
+        width(scenario, &|r| r.scenario.clone()),
+        width(kernel, &|r| r.kernel.clone()),
+        width(word, &|r| r.verdict.to_string()),
+        width(rounds, &hits),
+        width(time, &seconds),
+    );
+    let (a, b, c, d, e) = widths;
+    let mut text =
+        format!("{scenario:<a$}  {kernel:<b$}  {word:<c$}  {rounds:>d$}  {time:>e$}  expected\n");
+    let line = "-".repeat(a + b + c + d + e + 18);
+    let _ = writeln!(text, "{line}");
+    for row in rows {
+        let expected = match row.expected {
+            None => "-".to_owned(),
+            Some(expected) if expected == row.verdict => "yes".to_owned(),
+            Some(expected) => paint(&format!("NO, {expected} was"), "31;1", color),
+        };
+        let _ = writeln!(
+            text,
+            "{:<a$}  {:<b$}  {}  {:>d$}  {:>e$}  {expected}",
+            row.scenario,
+            row.kernel,
+            verdict(row.verdict, c, color),
+            hits(row),
+            seconds(row),
+        );
+    }
+    let judged = rows.iter().filter(|r| r.expected.is_some()).count();
+    let good = rows
+        .iter()
+        .filter(|r| r.expected.is_some() && r.as_expected())
+        .count();
+    let _ = writeln!(text, "{line}");
+    let _ = match judged {
+        0 => writeln!(text, "no expectation is stated for any of them"),
+        _ => writeln!(text, "{good} of {judged} as expected"),
+    };
+    text
+}
+
+/// What is to be told about a run.
+#[derive(Clone, Copy, Debug)]
+pub struct RunReport<'a> {
+    /// Scenario name.
+    pub scenario: &'a str,
+    /// Kernel name.
+    pub kernel: &'a str,
+    /// The judgement.
+    pub judgement: &'a Judgement,
+    /// What was expected, if anything was.
+    pub expected: Option<Verdict>,
+    /// Seconds it took.
+    pub seconds: f64,
+    /// Where its files are.
+    pub files: &'a Path,
+}
+
+/// The verdict on a run with its evidence and findings.
+pub fn run(report: &RunReport<'_>, color: bool) -> String {
+    let j = report.judgement;
+    let mut text = format!(
+        "{} on {}: {}  {}/{} rounds  {:.1} s",
+        report.scenario,
+        report.kernel,
+        verdict(j.verdict, 0, color),
+        j.hits,
+        j.rounds,
+        report.seconds
+    );
+    text += &match report.expected {
+        None => "\n".to_owned(),
+        Some(expected) if expected == j.verdict => "  as expected\n".to_owned(),
+        Some(expected) => format!(
+            "  {}\n",
+            paint(&format!("NOT as expected: {expected}"), "31;1", color)
+        ),
+    };
+    if !j.evidence.is_empty() {
+        text += "  evidence\n";
+    }
+    for line in &j.evidence {
+        let _ = writeln!(text, "    {line}");
+    }
+    if !j.findings.is_empty() {
+        text += "  findings\n";
+    }
+    for group in groups(&j.findings) {
+        finding(&mut text, &group);
+    }
+    let _ = writeln!(text, "  files     {}", report.files.display());
+    text
+}
+
+/// Findings that differ only in their round and place, wanted ones first.
+fn groups(findings: &[Finding]) -> Vec<Vec<&Finding>> {
+    let mut groups: Vec<Vec<&Finding>> = Vec::new();
+    let alike = |a: &Finding, b: &Finding| {
+        let same_place = a.frame.is_some() && a.frame == b.frame;
+        (a.standing, a.class, &a.reason) == (b.standing, b.class, &b.reason)
+            && (same_place || a.title == b.title)
+    };
+    for finding in findings {
+        match groups
+            .iter_mut()
+            .find(|g| g.first().is_some_and(|first| alike(first, finding)))
+        {
+            Some(group) => group.push(finding),
+            None => groups.push(vec![finding]),
+        }
+    }
+    groups.sort_by_key(|g| match g.first().map(|f| f.standing) {
+        Some(Standing::Wanted) => 0,
+        Some(Standing::Other) => 1,
+        _ => 2,
+    });
+    groups
+}
+
+fn finding(text: &mut String, group: &[&Finding]) {
+    let Some(first) = group.first() else { return };
+    let standing = match first.standing {
+        Standing::Wanted => "wanted",
+        Standing::Known => "known",
+        Standing::Other => "other",
+    };
+    let mut rounds: Vec<u32> = group.iter().filter_map(|f| f.round).collect();
+    rounds.dedup();
+    let mut place: Vec<String> = Vec::new();
+    match rounds.as_slice() {
+        [] => {}
+        [one] => place.push(format!("round {one}")),
+        many => {
+            let many: Vec<String> = many.iter().map(u32::to_string).collect();
+            place.push(format!("rounds {}", many.join(", ")));
+        }
+    }
+    if group.len() > 1 {
+        place.push(format!("{} times", group.len()));
+    }
+    if let Some(frame) = first
+        .frame
+        .as_ref()
+        .filter(|f| !first.title.contains(f.as_str()))
+    {
+        place.push(format!("in {frame}"));
+    }
+    if let Some((start, _)) = first.console {
+        place.push(format!("console byte {start}"));
+    }
+    let place = if place.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", place.join("; "))
+    };
+    let _ = writeln!(
+        text,
+        "    {standing:<6}  {}: {}{place}",
+        class(first.class),
+        first.title
+    );
+    if let Some(reason) = &first.reason {
+        let _ = writeln!(text, "            {reason}");
+    }
+}
+
+/// A class as it is written in the rule table.
+pub(super) fn class(class: Class) -> String {
+    match serde_json::to_value(class) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => format!("{class:?}"),
+    }
+}
