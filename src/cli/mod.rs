@@ -1,2 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! cli.
+
+pub mod kernel;
