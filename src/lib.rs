@@ -8,7 +8,7 @@
 //! `host`, `event`.
 
 pub mod campaign;
-//pub mod cli;
+pub mod cli;
 pub mod device;
 pub mod event;
 pub mod exit;

@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::event::{Finding, Verdict};
+use crate::event::Verdict;
 use crate::exit::ExitCode;
 use crate::kernel::BuiltKernel;
 use crate::oracle::{Expectations, KnownIssues};
-use crate::qemu::QemuBinary;
-use crate::qemu::machine::Accel;
+use crate::qemu::{Accel, QemuBinary};
 use crate::run::{Listener, RunConfig, RunError, RunResult, Stop, run};
 use crate::scenario::Scenario;
 
@@ -42,8 +41,6 @@ pub struct Campaign<'a> {
     pub stop: Stop,
     /// Makes the listener for one run, given its directory.
     pub listen: &'a (dyn Fn(&Path) -> Listener + Sync),
-    /// Told of every run that has ended, from the thread that ran it.
-    pub ended: &'a (dyn Fn(&Cell<'_>, u32, &RunResult) + Sync),
 }
 
 /// One combination of scenario and kernel.
@@ -76,8 +73,8 @@ pub struct Outcome {
     pub boots: u32,
     /// Seconds of all boots together.
     pub seconds: f64,
-    /// All findings.
-    pub findings: Vec<Finding>,
+    /// The runs, a boot each, in the order in which they ended.
+    pub runs: Vec<RunResult>,
     /// Where the evidence is.
     pub dir: PathBuf,
 }
@@ -148,10 +145,7 @@ pub fn play(campaign: &Campaign<'_>) -> Result<Vec<Outcome>, RunError> {
                     }
                     match one(campaign, cell, boot) {
                         Ok(result) if result.interrupted => break,
-                        Ok(result) => {
-                            (campaign.ended)(cell, boot as u32 + 1, &result);
-                            lock(&results).push((at, result));
-                        }
+                        Ok(result) => lock(&results).push((at, result)),
                         Err(error) => *lock(&failed) = Some(error),
                     }
                 }
@@ -162,8 +156,13 @@ pub fn play(campaign: &Campaign<'_>) -> Result<Vec<Outcome>, RunError> {
         return Err(error);
     }
     let results = std::mem::take(&mut *lock(&results));
-    let of = |at| results.iter().filter(move |(cell, _)| *cell == at).map(|(_, result)| result);
-    Ok(cells.iter().enumerate().filter_map(|(at, cell)| sum(campaign, cell, of(at))).collect())
+    let mut runs: Vec<Vec<RunResult>> = cells.iter().map(|_| Vec::new()).collect();
+    for (at, result) in results {
+        if let Some(cell) = runs.get_mut(at) {
+            cell.push(result);
+        }
+    }
+    Ok(cells.iter().zip(runs).filter_map(|(cell, runs)| sum(campaign, cell, runs)).collect())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -192,13 +191,8 @@ fn one(campaign: &Campaign<'_>, cell: &Cell<'_>, boot: usize) -> Result<RunResul
     run(&config, listener)
 }
 
-fn sum<'r>(
-    campaign: &Campaign<'_>,
-    cell: &Cell<'_>,
-    results: impl Iterator<Item = &'r RunResult>,
-) -> Option<Outcome> {
-    let results: Vec<&RunResult> = results.collect();
-    let verdict = results.iter().map(|result| result.judgement.verdict).min()?;
+fn sum(campaign: &Campaign<'_>, cell: &Cell<'_>, runs: Vec<RunResult>) -> Option<Outcome> {
+    let verdict = runs.iter().map(|run| run.judgement.verdict).min()?;
     let kernel = cell.kernel.name.to_string();
     Some(Outcome {
         scenario: cell.scenario.name.clone(),
@@ -206,12 +200,12 @@ fn sum<'r>(
         kernel,
         kernel_id: cell.kernel.id.clone(),
         verdict,
-        hits: results.iter().map(|result| result.judgement.hits).sum(),
-        rounds: results.iter().map(|result| result.judgement.rounds).sum(),
-        boots: results.len() as u32,
-        seconds: results.iter().map(|result| result.seconds).sum(),
-        findings: results.iter().flat_map(|result| result.judgement.findings.clone()).collect(),
+        hits: runs.iter().map(|run| run.judgement.hits).sum(),
+        rounds: runs.iter().map(|run| run.judgement.rounds).sum(),
+        boots: runs.len() as u32,
+        seconds: runs.iter().map(|run| run.seconds).sum(),
         dir: cell_dir(campaign, cell),
+        runs,
     })
 }
 
@@ -230,7 +224,7 @@ mod tests {
             rounds: 1,
             boots: 1,
             seconds: 1.0,
-            findings: Vec::new(),
+            runs: Vec::new(),
             dir: PathBuf::new(),
         }
     }

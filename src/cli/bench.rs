@@ -1,25 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The test bench that `run` and `matrix` share: QEMU, kernels, the guest's parts, signals, progress, results.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::thread::JoinHandle;
 
-use crate::campaign::{Campaign, Cell, Outcome, play};
-use crate::event::EventSink;
+use crate::campaign::{Campaign, Outcome, play};
+use crate::exit::ExitCode;
+use crate::event::{EventKind, EventSink, Verdict};
 use crate::kernel::{BuiltKernel, KernelName, Kernels};
 use crate::oracle::{Expectations, KnownIssues};
 use crate::paths;
-use crate::qemu::machine::Accel;
-use crate::qemu::probe::{Wish, choose_accel};
-use crate::qemu::provide::{provide_busybox, provide_qemu};
-use crate::qemu::QemuBinary;
-use crate::report::jsonl;
-use crate::report::terminal::Progress;
-use crate::run::{Listener, RunResult, Stop};
+
+use crate::qemu::provide::{provide, provide_busybox};
+use crate::qemu::{Accel, QemuBinary, Wish, choose_accel};
+use crate::report::{Recorder, Terminal};
+use crate::run::{Listener, Stop};
 use crate::scenario::{self, Scenario};
 
 use super::failure::Failure;
+use super::kernel::KernelArgs;
 
 /// Options that every command that runs guests has.
 #[derive(Debug, clap::Args)]
@@ -56,7 +58,7 @@ pub(super) struct Bench {
     pub(super) data: PathBuf,
     pub(super) stop: Stop,
     events: EventSink,
-    progress: Option<Progress>,
+    display: JoinHandle<()>,
     cache: PathBuf,
 }
 
@@ -86,7 +88,13 @@ impl Bench {
         }
         let (data, cache) = (paths::data_dir()?, paths::cache_dir()?);
         let (events, received) = EventSink::new();
-        Ok(Self { data, stop, events, progress: Some(Progress::start(received)), cache })
+        let display = std::thread::spawn(move || {
+            let mut terminal = Terminal::stderr();
+            for event in received {
+                terminal.event(&event);
+            }
+        });
+        Ok(Self { data, stop, cache, events, display })
     }
 
     /// Provides QEMU, builds the kernels and chooses the accelerator.
@@ -94,39 +102,47 @@ impl Bench {
         let expect = self.data.join("guest-tests/expect");
         let known = KnownIssues::load(&expect.join("known.toml"))?;
         let expected = Expectations::load(&expect.join("expect.toml"))?;
-        let qemu = provide_qemu(&self.cache, &self.data, &self.events, &self.stop)?;
+        let qemu = provide(&self.cache, &self.data, &self.events, &self.stop)?;
         let busybox = provide_busybox(&self.cache, &self.data, &self.events, &self.stop)?;
-        let kernels = Kernels::new(self.cache.clone(), self.data.clone(), self.events.clone()).with_stop(self.stop.clone());
+        let kernels = self.kernels();
         let kernels =
             names.iter().map(|name| kernels.build(name)).collect::<Result<Vec<BuiltKernel>, _>>()?;
         let image = kernels.first().map_or(Path::new(""), |kernel| &kernel.image);
-        let accel = choose_accel(&self.cache, &qemu, image, options.accel, &self.events)?;
+        let accel = choose_accel(&self.cache, &qemu, image, options.accel, &self.events, &self.stop)?;
         let dir = results_dir(options.out.as_deref())?;
         let init = self.data.join("guest-tests/init/init");
         Ok(Ready { bench: self, kernels, qemu, busybox, init, accel, known, expected, dir })
     }
 
+    fn kernels(&self) -> Kernels {
+        Kernels::new(self.cache.clone(), self.data.clone(), self.events.clone()).with_stop(self.stop.clone())
+    }
+
     /// Ends the display of progress; what is printed afterwards stays below it.
-    pub(super) fn quiet(&mut self) {
-        if let Some(progress) = self.progress.take() {
-            progress.finish();
-        }
+    pub(super) fn quiet(self) {
+        drop(self.events);
+        // It ends with the last sink. Should it have panicked, the results are still worth printing.
+        let _ = self.display.join();
     }
 }
 
 impl Ready<'_> {
+    /// What is expected of a scenario on a kernel.
+    pub(super) fn expected(&self, scenario: &Scenario, kernel: &KernelName) -> Option<Verdict> {
+        self.expected.expectation(&scenario.name, kernel.variant())
+    }
+
     /// Where the results are.
     pub(super) fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Runs the scenarios on the kernels. `ended` is told of each run.
+    /// Runs the scenarios on the kernels.
     pub(super) fn play(
         &self,
         scenarios: &[Scenario],
         boots: u32,
         jobs: usize,
-        ended: &(dyn Fn(&Cell<'_>, u32, &RunResult) + Sync),
     ) -> Result<Vec<Outcome>, Failure> {
         let listen = |dir: &Path| self.listener(dir);
         Ok(play(&Campaign {
@@ -143,23 +159,28 @@ impl Ready<'_> {
             dir: self.dir.clone(),
             stop: self.bench.stop.clone(),
             listen: &listen,
-            ended,
         })?)
     }
 
     /// Writes a run's events and passes its progress on.
     fn listener(&self, dir: &Path) -> Listener {
         let path = dir.join("events.jsonl");
-        let mut file = jsonl::Writer::create(&path).map_err(|error| log::error!("{error}")).ok();
-        let progress = self.bench.events.clone();
+        let told = |error| log::error!("the recording {} is incomplete: {error}", path.display());
+        let mut file = Recorder::create(&path).map_err(told).ok();
+        let display = self.bench.events.clone();
+        let name = path.display().to_string();
         Box::new(move |event| {
-            if let crate::event::EventKind::Progress { .. } = event.kind {
-                progress.emit(event.kind.clone());
+            if !matches!(event.kind, EventKind::Wire(_) | EventKind::Guest(_)) {
+                display.emit(event.kind.clone());
             }
-            let written = file.as_mut().map_or(Ok(()), |file| file.write(event));
+            let last = matches!(event.kind, EventKind::Judged { .. });
+            let written = file.as_mut().map_or(Ok(()), |file| {
+                file.write(event)?;
+                if last { file.flush() } else { Ok(()) }
+            });
             if let Err(error) = written {
                 // Said once: the run goes on, its verdict does not depend on the file.
-                log::error!("the recording is incomplete: {error}");
+                log::error!("the recording {name} is incomplete: {error}");
                 file = None;
             }
         })
@@ -177,4 +198,15 @@ fn results_dir(named: Option<&Path>) -> Result<PathBuf, Failure> {
     };
     std::fs::create_dir_all(&dir).map_err(|source| Failure::Results { path: dir.clone(), source })?;
     Ok(dir)
+}
+
+/// `vfrace kernel`: with progress and signals as everywhere.
+pub(super) fn kernel(args: &KernelArgs) -> Result<ExitCode, Failure> {
+    let bench = Bench::new()?;
+    let mut said = Vec::new();
+    let exit = super::kernel::run(args, &bench.kernels(), &mut said);
+    bench.quiet();
+    // Printed below the progress; a closed pipe is nobody's fault.
+    let _ = std::io::stdout().write_all(&said);
+    Ok(exit?)
 }

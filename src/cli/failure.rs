@@ -8,6 +8,7 @@ use crate::host::HostError;
 use crate::kernel::KernelError;
 use crate::oracle::{ExpectError, KnownError};
 use crate::paths::PathError;
+use crate::qemu::{AccelError, ProvideError};
 use crate::run::RunError;
 use crate::scenario::ScenarioError;
 
@@ -23,6 +24,12 @@ pub(super) enum Failure {
     /// The machine.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// QEMU or busybox.
+    #[error(transparent)]
+    Provide(#[from] ProvideError),
+    /// The accelerator.
+    #[error(transparent)]
+    Accel(#[from] AccelError),
     /// Cache or data directory.
     #[error(transparent)]
     Path(#[from] PathError),
@@ -46,9 +53,6 @@ pub(super) enum Failure {
         /// Why.
         source: std::io::Error,
     },
-    /// The request itself.
-    #[error("{0}")]
-    Request(String),
 }
 
 impl Failure {
@@ -58,7 +62,9 @@ impl Failure {
             Failure::Scenario(error) => error.exit(),
             Failure::Kernel(error) => error.exit(),
             Failure::Host(error) => error.exit(),
-            Failure::Request(_) => ExitCode::Usage,
+            Failure::Provide(error) => error.exit(),
+            Failure::Accel(error) => error.exit(),
+
             Failure::Path(_)
             | Failure::Known(_)
             | Failure::Expect(_)
@@ -72,6 +78,8 @@ impl Failure {
         match self {
             Failure::Kernel(error) => error.hint(),
             Failure::Host(error) => error.hint(),
+            Failure::Provide(error) => error.hint(),
+            Failure::Accel(error) => error.hint(),
             _ => None,
         }
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use crate::campaign::exit;
 use crate::exit::ExitCode;
 use crate::kernel::KernelName;
-use crate::report::terminal::{self, MatrixRow};
+use crate::report::{self, MatrixRow, Style};
 
 use super::bench::{Bench, Options};
 use super::failure::Failure;
@@ -40,14 +40,14 @@ pub(super) fn run(args: &Args) -> ExitCode {
 }
 
 fn play(args: &Args) -> Result<ExitCode, Failure> {
-    let mut bench = Bench::new()?;
+    let bench = Bench::new()?;
     let scenarios = args
         .scenarios
         .iter()
         .map(|name| args.options.load(name, &bench.data))
         .collect::<Result<Vec<_>, _>>()?;
     let ready = bench.ready(&args.kernels, &args.options)?;
-    let outcomes = ready.play(&scenarios, args.boots, args.jobs.into(), &|_, _, _| {})?;
+    let outcomes = ready.play(&scenarios, args.boots, args.jobs.into())?;
     let dir = ready.dir().to_path_buf();
     let interrupted = bench.stop.load(Ordering::Acquire);
     bench.quiet();
@@ -67,7 +67,7 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
     let json = serde_json::to_vec_pretty(&outcomes).map_err(std::io::Error::from);
     json.and_then(|json| std::fs::write(&file, json))
         .map_err(|source| Failure::Results { path: file, source })?;
-    print!("{}", terminal::matrix(&rows));
+    print!("{}", report::matrix(&rows, Style::stdout().color));
     if interrupted {
         println!("stopped before the end: {} of {} combinations were run", rows.len(), args.kernels.len() * scenarios.len());
     }

@@ -2,7 +2,6 @@
 //! The command line, one file a subcommand.
 
 mod bench;
-mod doctor;
 mod failure;
 mod kernel;
 mod matrix;
@@ -34,9 +33,7 @@ enum Command {
     /// Run scenarios on kernels and compare with what is expected
     Matrix(matrix::Args),
     /// Build and list the kernels under test
-    Kernel(kernel::Args),
-    /// Say what is there, what is missing and how to mend it
-    Doctor(doctor::Args),
+    Kernel(kernel::KernelArgs),
 }
 
 /// Parses `args`, does it, and gives the exit code. Everything a person has to read has been printed.
@@ -70,7 +67,6 @@ pub fn main(args: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
     match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Matrix(args) => matrix::run(&args),
-        Command::Kernel(args) => kernel::run(&args),
-        Command::Doctor(args) => doctor::run(&args),
+        Command::Kernel(args) => bench::kernel(&args).unwrap_or_else(failure::Failure::tell),
     }
 }

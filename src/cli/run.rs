@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `vfrace run`: one scenario, one kernel, the evidence.
 
-use std::sync::Mutex;
-
 use crate::campaign::verdict_exit;
 use crate::exit::ExitCode;
 use crate::kernel::KernelName;
-use crate::report::terminal;
-use crate::run::RunResult;
+use crate::report::{self, RunReport, Style};
 
 use super::bench::{Bench, Options};
 use super::failure::Failure;
@@ -29,21 +26,24 @@ pub(super) fn run(args: &Args) -> ExitCode {
 }
 
 fn play(args: &Args) -> Result<ExitCode, Failure> {
-    let mut bench = Bench::new()?;
+    let bench = Bench::new()?;
     let scenario = args.options.load(&args.scenario, &bench.data)?;
-    let last: Mutex<Option<RunResult>> = Mutex::default();
-    let keep = |_: &_, _, result: &RunResult| {
-        *last.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(result.clone());
-    };
     let ready = bench.ready(std::slice::from_ref(&args.kernel), &args.options)?;
-    ready.play(std::slice::from_ref(&scenario), 1, 1, &keep)?;
-    let dir = ready.dir().to_path_buf();
+    let outcomes = ready.play(std::slice::from_ref(&scenario), 1, 1)?;
+    let (dir, expected) = (ready.dir().to_path_buf(), ready.expected(&scenario, &args.kernel));
     bench.quiet();
-    let last = last.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let Some(result) = last else {
+    let Some(result) = outcomes.iter().flat_map(|outcome| &outcome.runs).next() else {
         eprintln!("stopped; what there is of the run is in {}", dir.display());
         return Ok(ExitCode::Interrupted);
     };
-    print!("{}", terminal::verdict(&scenario, &args.kernel.to_string(), &result.judgement, result.seconds, &result.dir));
+    let told = RunReport {
+        scenario: &scenario.name,
+        kernel: &args.kernel.to_string(),
+        judgement: &result.judgement,
+        expected,
+        seconds: result.seconds,
+        files: &result.dir,
+    };
+    print!("{}", report::run(&told, Style::stdout().color));
     Ok(verdict_exit(result.judgement.verdict))
 }

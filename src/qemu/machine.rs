@@ -7,37 +7,10 @@ use std::path::{Path, PathBuf};
 
 use crate::event::FunctionId;
 
+use super::probe::Accel;
+
 /// The PF's address in the guest: the root port is the only bridge, so firmware gives its bus number 1.
 pub const PF_ADDRESS: &str = "0000:01:00.0";
-
-/// How guest code is run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Accel {
-    /// Hardware virtualisation, proven by a boot.
-    Kvm,
-    /// QEMU's translator, a thread per virtual CPU.
-    Tcg,
-}
-
-impl Accel {
-    /// Value of QEMU's `-accel`.
-    pub fn qemu_value(self) -> &'static str {
-        match self {
-            Accel::Kvm => "kvm",
-            Accel::Tcg => "tcg,thread=multi",
-        }
-    }
-}
-
-impl std::fmt::Display for Accel {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Accel::Kvm => "kvm",
-            Accel::Tcg => "tcg",
-        })
-    }
-}
 
 /// What the machine is made of. Paths must not contain a comma: QEMU's option syntax would split them.
 #[derive(Clone, Debug)]
@@ -71,7 +44,7 @@ impl Machine<'_> {
         // The back ends map the guest's memory: it has to be shareable.
         args.two("-object", "memory-backend-memfd,id=ram,size=512M,share=on");
         args.two("-m", "512M");
-        args.two("-accel", self.accel.qemu_value());
+        args.two("-accel", self.accel.option());
         args.two("-cpu", if self.accel == Accel::Kvm { "host" } else { "max" });
         // The teardown runs on CPU 0, the unplug handler polls on CPU 1.
         args.two("-smp", "2");

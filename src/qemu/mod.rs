@@ -2,10 +2,9 @@
 //! QEMU: which one, its command line, its process.
 
 pub mod machine;
+pub mod probe;
 pub mod process;
+pub mod provide;
 
-/// x
-pub struct QemuBinary { /// x
- pub version: String, /// x
- pub command: Vec<std::ffi::OsString>, /// x
- pub env: Vec<(std::ffi::OsString,std::ffi::OsString)> }
+pub use probe::{Accel, AccelError, Wish, choose_accel};
+pub use provide::{ProvideError, QemuBinary};

@@ -3,7 +3,6 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::Write;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -43,8 +42,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command` (program and leading arguments) with `arguments`. Output goes to `log`, after the command
-    /// itself. Must be called from a thread that lives as long as the process: the kernel's parent-death signal
+    /// Starts `command` (program and leading arguments) with `arguments`. Output goes to `log`. Must be called from a thread that lives as long as the process: the kernel's parent-death signal
     /// (prctl(2), PR_SET_PDEATHSIG) is about the thread.
     pub fn start(
         command: &[OsString],
@@ -53,8 +51,7 @@ impl Process {
         log: &Path,
     ) -> Result<Self, ProcessError> {
         let failed = |source| ProcessError::Log { path: log.to_path_buf(), source };
-        let mut file = File::create(log).map_err(failed)?;
-        writeln!(file, "{}", shell_line(command, env, arguments)).map_err(failed)?;
+        let file = File::create(log).map_err(failed)?;
         let (program, leading) = command.split_first().ok_or_else(|| ProcessError::Start {
             program: "QEMU".to_owned(),
             source: std::io::ErrorKind::NotFound.into(),
@@ -109,11 +106,11 @@ impl Process {
         let _ = self.child.wait();
     }
 
-    /// The last lines of what it said itself, for a message; without the command line, which is the first line.
+    /// The last lines of what it said itself for a message.
     pub fn last_words(&self) -> String {
         let text = std::fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         let text = text.unwrap_or_default();
-        let lines: Vec<&str> = text.lines().skip(1).collect();
+        let lines: Vec<&str> = text.lines().collect();
         lines.get(lines.len().saturating_sub(3)..).unwrap_or_default().join("; ")
     }
 }

@@ -15,7 +15,7 @@ use crate::guest::observations::Observations;
 use crate::guest::proto::decode_report;
 use crate::inject::Injector;
 use crate::qemu::machine::Machine as Hardware;
-use crate::qemu::process::{Process, describe};
+use crate::qemu::process::{Process, describe, shell_line};
 
 use super::RunConfig;
 
@@ -105,6 +105,11 @@ impl<'a> Machine<'a> {
         };
         let arguments = hardware.arguments(|function| backend.socket(function));
         events.emit(EventKind::Phase { phase: Phase::Boot, round: 0, console: 0 });
+        let line = shell_line(&config.qemu.command, &config.qemu.env, &arguments);
+        let script = config.dir.join("command.sh");
+        // The sockets in it are gone afterwards: it is a record, and a start for somebody who brings back ends.
+        std::fs::write(&script, format!("#!/bin/sh\n{line}\n"))
+            .map_err(|error| Cut::host(format!("cannot write {}: {error}", script.display())))?;
         let log = config.dir.join("qemu.log");
         let qemu = Process::start(&config.qemu.command, &config.qemu.env, &arguments, &log)
             .map_err(|error| Cut::host(chain(&error)))?;

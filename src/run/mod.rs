@@ -16,8 +16,7 @@ use std::time::Instant;
 use crate::event::{Event, EventKind, EventSink, Verdict};
 use crate::kernel::BuiltKernel;
 use crate::oracle::{Judgement, KnownIssues, judge};
-use crate::qemu::QemuBinary;
-use crate::qemu::machine::Accel;
+use crate::qemu::{Accel, QemuBinary};
 use crate::scenario::Scenario;
 
 /// Set by a signal handler, looked at by every wait.
@@ -49,7 +48,7 @@ pub struct RunConfig<'a> {
 }
 
 /// What came out of a run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize)]
 pub struct RunResult {
     /// The judgement.
     pub judgement: Judgement,

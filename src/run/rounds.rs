@@ -31,23 +31,19 @@ const POWER_OFF: Duration = Duration::from_secs(8);
 
 /// Plays the scenario. What happens goes to `events`, the reason for an early end as well.
 pub(super) fn play(config: &RunConfig<'_>, events: &EventSink, recording: &Recording) {
-    let step = format!("{} on {}", config.scenario.name, config.kernel.name);
     let end = Machine::start(config, events).and_then(|machine| {
-        let mut course = Course { config, events, recording, machine, step: &step, slowness: 1.0 };
+        let mut course = Course { config, recording, machine, slowness: 1.0 };
         course.all()
     });
     if let Err(cut) = end {
         events.emit(EventKind::Cut { reason: cut.reason, infrastructure: cut.infrastructure });
     }
-    events.finished(&step, "");
 }
 
 struct Course<'a> {
     config: &'a RunConfig<'a>,
-    events: &'a EventSink,
     recording: &'a Recording,
     machine: Machine<'a>,
-    step: &'a str,
     /// How much slower than usual this machine is, at least 1.
     slowness: f64,
 }
@@ -55,17 +51,14 @@ struct Course<'a> {
 impl Course<'_> {
     fn all(&mut self) -> Result<(), Cut> {
         let rounds = self.config.scenario.rounds;
-        self.say("boot");
         self.boot()?;
         for round in 1..=rounds {
-            self.say(&format!("round {round} of {rounds}"));
             self.round(round)?;
             // A lost reference stays lost: whatever came after it in this boot would not be a clean round.
             if self.recording.look(|events| shows_double_removal(events, round)) {
                 break;
             }
         }
-        self.say("remove the PF");
         self.final_remove()?;
         self.machine.phase(Phase::PowerOff, 0);
         // It does not answer: the answer is that QEMU ends.
@@ -236,9 +229,5 @@ impl Course<'_> {
 
     fn scaled(&self, base: Duration) -> Duration {
         base.mul_f64(self.slowness)
-    }
-
-    fn say(&self, detail: &str) {
-        self.events.progress(self.step, detail, None);
     }
 }

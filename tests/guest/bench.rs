@@ -14,10 +14,10 @@ use vfrace::guest::observations::Observations;
 use vfrace::guest::proto::{CommandKind, decode_report};
 use vfrace::inject::Injector;
 use vfrace::kernel::{BuiltKernel, Kernels};
-use vfrace::qemu::QemuBinary;
-use vfrace::qemu::machine::{Accel, Machine, PF_ADDRESS};
+use vfrace::qemu::machine::{Machine, PF_ADDRESS};
+use vfrace::qemu::{Accel, QemuBinary};
 use vfrace::qemu::process::Process;
-use vfrace::qemu::provide::{provide_busybox, provide_qemu};
+use vfrace::qemu::provide::{provide, provide_busybox};
 
 pub const PF: &str = PF_ADDRESS;
 
@@ -33,7 +33,7 @@ pub fn bench() -> &'static Bench {
     BENCH.get_or_init(|| {
         let (cache, data) = (vfrace::paths::cache_dir().unwrap(), vfrace::paths::data_dir().unwrap());
         let (events, stop) = (EventSink::discard(), Arc::new(AtomicBool::new(false)));
-        let qemu = provide_qemu(&cache, &data, &events, &stop).unwrap();
+        let qemu = provide(&cache, &data, &events, &stop).unwrap();
         let busybox = provide_busybox(&cache, &data, &events, &stop).unwrap();
         let kernels = Kernels::new(cache, data, events);
         Bench { qemu, busybox, base: kernels.build(&"base".parse().unwrap()).unwrap() }

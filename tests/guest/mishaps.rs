@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use vfrace::event::Verdict;
 use vfrace::oracle::KnownIssues;
-use vfrace::qemu::machine::Accel;
+use vfrace::qemu::Accel;
 use vfrace::run::{RunConfig, run};
 
 use crate::bench::bench;
