@@ -261,6 +261,8 @@ impl Shared {
             *lock(&self.link) = None;
             let ended = session.end();
             let reason = lock(&link.reason).take().unwrap_or_default();
+            // Everything is given back before anybody hears of it.
+            drop(link);
             self.connection(
                 false,
                 ended.map_or(reason, |why| format!("the back end closed it: {why}")),
