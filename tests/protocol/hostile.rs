@@ -4,9 +4,10 @@
 use std::io::Read;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
 
-use vfrace::event::FunctionId;
-use vfrace::wire::{Header, Payload, read_frame};
+use vfrace::event::{FunctionId, Side, WireMessage};
+use vfrace::wire::{Header, Payload, StreamError, read_frame};
 use vhost::VhostBackend;
 
 use crate::driver::*;
@@ -134,4 +135,20 @@ fn what_the_back_end_refuses_is_reported_with_its_reason() {
             .down(FunctionId::Pf)
             .contains("the back end closed it")
     );
+}
+
+#[test]
+fn a_hook_that_panics_does_not_leave_qemu_waiting() {
+    let hook = |message: &WireMessage| {
+        assert!(
+            message.from != Side::Backend,
+            "this panic is part of a test"
+        )
+    };
+    let bench = Bench::with(1, 1, Arc::new(Hook(hook, Mutex::new(None))));
+    for function in [FunctionId::Pf, FunctionId::Vf(1)] {
+        let raw = Raw::connect(&bench, function);
+        raw.send(1, false, &Payload::Empty, &[]);
+        assert!(matches!(read_frame(&raw.0), Err(StreamError::Closed)));
+    }
 }
