@@ -62,7 +62,7 @@ impl NetDevice {
         }
     }
 
-    /// What [`Device::wake_fd`] is registered as: ids up to the number of queues are the crate's.
+    /// What [`Device::wake`] is registered as: ids up to the number of queues are the crate's.
     fn wake_event(&self) -> u16 {
         self.queue_pairs * 2 + 1
     }
