@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
-use vhost_user_backend::{VhostUserBackend, VringT};
+use vhost_user_backend::VhostUserBackend;
 use virtio_bindings::virtio_config::{VIRTIO_F_SR_IOV, VIRTIO_F_VERSION_1};
 use virtio_bindings::virtio_net::VIRTIO_NET_F_MQ;
 use vm_memory::GuestAddressSpace;
@@ -62,7 +62,7 @@ impl NetDevice {
         }
     }
 
-    /// What [`Device::wake_fd`] is registered as: ids up to the number of queues are the crate's.
+    /// What [`Device::wake`] is registered as: ids up to the number of queues are the crate's.
     fn wake_event(&self) -> u16 {
         self.queue_pairs * 2 + 1
     }
@@ -95,7 +95,7 @@ impl NetDevice {
             }
         }
         if taken > 0 {
-            signal(ring);
+            ring.signal(memory);
         }
         if taken == BATCH {
             port.wake();
@@ -145,14 +145,8 @@ impl NetDevice {
             }
         }
         for (ring, _) in running.iter().zip(filled).filter(|(_, filled)| *filled) {
-            signal(ring);
+            ring.signal(memory);
         }
-    }
-}
-
-fn signal(ring: &Ring) {
-    if let Err(error) = ring.signal_used_queue() {
-        log::debug!("cannot signal the guest: {error}");
     }
 }
 

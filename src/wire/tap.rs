@@ -39,7 +39,7 @@ pub trait WireHook: Send + Sync {
     fn on_message(&self, message: &WireMessage);
 
     /// The tap is being stopped: whatever [`WireHook::on_message`] holds is to be let go, now and from now on. Called
-    /// once, from another thread.
+    /// from another thread, perhaps more than once.
     fn on_stop(&self) {}
 }
 
@@ -122,6 +122,18 @@ impl Link {
         // Failures mean that the socket is closed already, which is what is wanted.
         let _ = self.qemu.shutdown(Shutdown::Both);
         let _ = self.daemon.shutdown(Shutdown::Both);
+    }
+}
+
+/// Cuts a link when a relay thread ends by a panic, of a hook or of its own: QEMU must not wait for an answer that
+/// nobody will pass on.
+struct CutOnPanic<'a>(&'a Link);
+
+impl Drop for CutOnPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.cut("its relay panicked".into());
+        }
     }
 }
 
@@ -261,6 +273,8 @@ impl Shared {
             *lock(&self.link) = None;
             let ended = session.end();
             let reason = lock(&link.reason).take().unwrap_or_default();
+            // Everything is given back before anybody hears of it.
+            drop(link);
             self.connection(
                 false,
                 ended.map_or(reason, |why| format!("the back end closed it: {why}")),
@@ -313,11 +327,13 @@ impl Shared {
                 .name(format!("tap {} answers", self.function))
                 .stack_size(STACK)
                 .spawn_scoped(scope, || {
+                    let _cut = CutOnPanic(link);
                     let error = self.relay_answers(link);
                     link.cut(describe(error, "the back end closed it"));
                 });
             match answers {
                 Ok(_) => {
+                    let _cut = CutOnPanic(link);
                     let error = self.relay_requests(link);
                     link.cut(describe(error, "QEMU closed it"));
                 }
