@@ -122,7 +122,7 @@ pub fn provide(
     let mut count = 0u64;
     let count_line = |_: &str| {
         count += 1;
-        if count.is_multiple_of(STRIDE) {
+        if count % STRIDE == 0 {
             events.progress(&step, format!("{count} files"), None);
         }
     };
