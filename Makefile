@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+#
+# Front door: `make run` shows the race, `make test` tests everything. What either needs is installed or fetched by it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+SCENARIOS ?= unbind-vs-vf-unplug,unbind-alone,pf-remove-with-vfs
+KERNELS ?= base,v5,v6,v7
+RESULTS ?= results
+
+SCRIPTS := images/setup.sh .ci/run $(wildcard tests/*.sh)
+
+# cargo with a toolchain that works first in PATH; rustup's proxies are in PATH and fail when HOME is empty.
+CARGO = rust=$$(images/setup.sh --rust); PATH="$$rust:$$PATH" cargo
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+
+.PHONY: setup
+setup: ## install missing Debian packages (as root or with sudo)
+	@images/setup.sh
+
+.PHONY: build
+build: setup ## compile vfrace
+	@$(CARGO) build --release --locked
+
+# vfrace starts make itself, for the kernel; that one has nothing to do with this one's jobs.
+.PHONY: run
+run: build ## unfixed kernel and v5, v6, v7, one table; evidence in results/
+	@env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL target/release/vfrace matrix \
+		--scenarios $(SCENARIOS) --kernels $(KERNELS) --results $(RESULTS)
+
+.PHONY: test
+test: test-unit test-guest ## unit, protocol and guest tests
+
+.PHONY: test-unit
+test-unit: setup ## tests that boot nothing
+	@$(CARGO) test --locked --no-fail-fast
+
+.PHONY: test-guest
+test-guest: build ## tests on real kernels
+	@env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL tests/guest.sh
+
+.PHONY: lint
+lint: setup ## formatting, clippy, shellcheck
+	@$(CARGO) fmt --version >/dev/null 2>&1 || { echo 'make lint: cargo fmt is missing (Debian: rustfmt; rustup component add rustfmt)' >&2; exit 128; }
+	@$(CARGO) clippy --version >/dev/null 2>&1 || { echo 'make lint: cargo clippy is missing (Debian: rust-clippy; rustup component add clippy)' >&2; exit 128; }
+	@command -v shellcheck >/dev/null || { echo 'make lint: shellcheck is missing (apt-get install shellcheck)' >&2; exit 128; }
+	@$(CARGO) fmt --check
+	@$(CARGO) clippy --locked --all-targets -- -D warnings
+	@shellcheck $(SCRIPTS)
+
+.PHONY: clean
+clean: ## remove what was built here; the cache stays (`vfrace doctor` says where it is)
+	@rm -rf target $(RESULTS)
