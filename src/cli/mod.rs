@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! cli.
 
+pub mod doctor;
 pub mod kernel;
