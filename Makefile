@@ -1,47 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-# Two commands do everything on a fresh Debian 12 or 13: `make run` and `make test`.
+#
+# Front door: `make run` shows the race, `make test` tests everything. What either needs is installed or fetched by it.
 
 SHELL := /bin/bash
-.DELETE_ON_ERROR:
-.NOTPARALLEL:
-.PHONY: help run test test-host test-guest build setup lint clean
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
 
-CARGO = dir=$$(images/setup.sh) && PATH="$${dir:+$$dir:}$$PATH" cargo
-VFRACE = target/release/vfrace
+# more for `vfrace matrix`, e.g. make run ARGS='--boots 5'
+ARGS ?=
 
-help:
-	@echo "make run         tell the unfixed kernel from v5, v6 and v7 (sets up what is missing)"
-	@echo "make test        all tests: units, protocol, real guests"
-	@echo "make test-host   the tests that need no guest"
-	@echo "make test-guest  the tests on real guests"
-	@echo "make build       only build target/release/vfrace"
-	@echo "make lint        rustfmt, clippy, shellcheck"
-	@echo "make clean       remove what was built here; the cache stays (vfrace doctor says where it is)"
-	@echo
-	@echo "ARGS='...' is handed to 'vfrace matrix' by make run, e.g. make run ARGS='--boots 5'"
+SCRIPTS := images/setup.sh .ci/run
 
-setup:
-	@images/setup.sh >/dev/null
+# cargo with a toolchain that works first in PATH; rustup's proxies are in PATH and fail when HOME is empty.
+CARGO = rust=$$(images/setup.sh --rust); PATH="$$rust:$$PATH" cargo
 
-build: setup
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+
+.PHONY: setup
+setup: ## install missing Debian packages (as root or with sudo)
+	@images/setup.sh
+
+.PHONY: build
+build: setup ## compile vfrace
 	@$(CARGO) build --release --locked
 
-run: build
-	@$(VFRACE) matrix $(ARGS)
+# vfrace starts make itself, for the kernel; that one has nothing to do with this one's jobs.
+.PHONY: run
+run: build ## unfixed kernel and v5, v6, v7, one table; evidence in results/
+	@env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL target/release/vfrace matrix $(ARGS)
 
-test: test-host test-guest
+.PHONY: test
+test: test-unit test-guest ## unit, protocol and guest tests
 
-test-host: setup
-	@$(CARGO) test --release --locked
+.PHONY: test-unit
+test-unit: setup ## tests that boot nothing
+	@$(CARGO) test --locked --no-fail-fast
 
-test-guest: build
-	@$(CARGO) test --release --locked --test guest -- --ignored --test-threads=1
+.PHONY: test-guest
+test-guest: setup ## tests on real kernels
+	@unset MAKEFLAGS MFLAGS MAKELEVEL; $(CARGO) test --locked --test guest -- --ignored --test-threads=1
 
-lint: setup
-	$(CARGO) fmt --check
-	$(CARGO) clippy --all-targets --locked -- -D warnings
-	shellcheck images/*.sh .ci/run
-	shellcheck -s busybox guest-tests/init/init
+.PHONY: lint
+lint: setup ## formatting, clippy, shellcheck
+	@$(CARGO) fmt --version >/dev/null 2>&1 || { echo 'make lint: cargo fmt is missing (Debian: rustfmt; rustup component add rustfmt)' >&2; exit 128; }
+	@$(CARGO) clippy --version >/dev/null 2>&1 || { echo 'make lint: cargo clippy is missing (Debian: rust-clippy; rustup component add clippy)' >&2; exit 128; }
+	@command -v shellcheck >/dev/null || { echo 'make lint: shellcheck is missing (apt-get install shellcheck)' >&2; exit 128; }
+	@$(CARGO) fmt --check
+	@$(CARGO) clippy --locked --all-targets -- -D warnings
+	@shellcheck $(SCRIPTS)
 
-clean:
-	$(CARGO) clean
+.PHONY: clean
+clean: ## remove what was built here; the cache stays (`vfrace doctor` says where it is)
+	@rm -rf target results

@@ -1,34 +1,44 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-# Installs the Debian packages that building vfrace and kernels needs, only those that are missing, and prints the
-# directories of a cargo that works (nothing, if the one in PATH does). Debian 12 and 13.
 #
-# usage: images/setup.sh            install what is missing
-#        images/setup.sh --check    only say what is missing; exit 1 if anything is
+# Installs the Debian packages that vfrace needs and that are missing. Does nothing if none is.
+#
+#   images/setup.sh           install; as root, or with sudo. Without either it prints the line to run and ends with 128.
+#   images/setup.sh --check   install nothing; print the missing packages, a line each; 1 if there are any
+#   images/setup.sh --rust    print the directory of a cargo and rustc that work; 128 if there is none
+#
+# Messages go to standard error, so that what --check and --rust print can be used.
+
 set -euo pipefail
 
-# exit codes as in src/exit.rs: what is missing on the machine is no verdict on a kernel
-INFRASTRUCTURE=128
-# edition 2024 and the oldest toolchain that the locked crates take
-RUST_MINOR=85
+readonly RUST_MAJOR=1 RUST_MINOR=85 INFRASTRUCTURE=128
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-here=$(dirname "$(readlink -f "$0")")
+say() { printf 'setup: %s\n' "$*" >&2; }
 
-say() { printf '%s\n' "$*" >&2; }
-
-# A toolchain counts when it runs: rustup's proxies are there, and fail, when HOME has no toolchain.
-rust_works() { # directory of cargo and rustc, empty for PATH
-	local version
-	version=$(PATH="${1:+$1:}$PATH" rustc --version 2>/dev/null) || return 1
-	PATH="${1:+$1:}$PATH" cargo --version >/dev/null 2>&1 || return 1
-	[[ $version =~ ^rustc\ 1\.([0-9]+)\. ]] && ((BASH_REMATCH[1] >= RUST_MINOR))
+# Runs one program of a candidate, with its directory first in PATH: cargo looks there for rustc.
+version_in() {
+	PATH="$1:$PATH" "$1/$2" --version 2>/dev/null </dev/null | head -n 1
 }
 
-# The directory of a toolchain that works: whatever is in PATH, else Debian's.
-working_rust() {
-	local dir
-	for dir in '' /usr/bin; do
-		if rust_works "$dir"; then
+# A rustup proxy exists and yet does not work when there is no toolchain in this HOME: only running it tells.
+works_in() {
+	local dir=$1 text version major minor
+	[[ -x $dir/cargo && -x $dir/rustc ]] || return 1
+	[[ $(version_in "$dir" cargo) == cargo\ * ]] || return 1
+	text=$(version_in "$dir" rustc) || return 1
+	[[ $text == rustc\ * ]] || return 1
+	version=${text#rustc }
+	IFS=. read -r major minor _ <<<"$version"
+	[[ $major =~ ^[0-9]+$ && $minor =~ ^[0-9]+$ ]] || return 1
+	((major > RUST_MAJOR || (major == RUST_MAJOR && minor >= RUST_MINOR)))
+}
+
+rust_dir() {
+	local dirs dir
+	IFS=: read -r -a dirs <<<"$PATH"
+	for dir in "${dirs[@]}" "${CARGO_HOME:-/nonexistent}/bin" "${HOME:-/nonexistent}/.cargo/bin" /usr/local/bin /usr/bin; do
+		if [[ $dir == /* ]] && works_in "$dir"; then
 			printf '%s\n' "$dir"
 			return 0
 		fi
@@ -36,61 +46,108 @@ working_rust() {
 	return 1
 }
 
-installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
+# Packages named in a file, without comments.
+listed() {
+	sed -e 's/#.*//' -e 's/[[:space:]]//g' -e '/^$/d' "$1"
+}
 
-missing_packages() {
-	local package
-	while read -r package; do
-		package=${package%%#*}
-		package=${package//[[:space:]]/}
-		if [ -n "$package" ] && ! installed "$package"; then
-			printf '%s\n' "$package"
+installed() {
+	[[ $(dpkg-query --show --showformat='${db:Status-Status}' "$1" 2>/dev/null) == installed ]]
+}
+
+missing() {
+	local name
+	while read -r name; do
+		installed "$name" || printf '%s\n' "$name"
+	done
+}
+
+debian_version() {
+	local id version
+	# shellcheck source=/dev/null
+	id=$(. /etc/os-release && printf '%s' "${ID:-}")
+	# shellcheck source=/dev/null
+	version=$(. /etc/os-release && printf '%s' "${VERSION_ID:-}")
+	if [[ $id != debian ]]; then
+		return 1
+	fi
+	printf '%s\n' "${version:-13}"
+}
+
+wanted() {
+	listed "$here/packages.debian" | missing
+	if ! rust_dir >/dev/null; then
+		local file
+		file="$here/packages.rust.debian-$(debian_version || true)"
+		if [[ -f $file ]]; then
+			# All of them: one that is installed may be the old one that just failed the test.
+			listed "$file"
+		else
+			listed "$here/packages.rust.debian-13"
 		fi
-	done <"$here/packages.debian"
-	if ! working_rust >/dev/null; then
-		# shellcheck disable=SC1091
-		case $(. /etc/os-release && printf '%s' "${VERSION_ID:-}") in
-		12) printf 'rustc-web\ncargo-web\n' ;; # bookworm's own rustc is 1.63; -web is what it builds browsers with
-		*) printf 'rustc\ncargo\n' ;;
-		esac
 	fi
 }
 
-if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
-	say "this is not a Debian system: install the programs behind images/packages.debian and Rust 1.$RUST_MINOR yourself"
-	exit "$INFRASTRUCTURE"
-fi
-
-mapfile -t missing < <(missing_packages)
-if [ "${1:-}" = --check ]; then
-	[ "${#missing[@]}" -eq 0 ] && exit 0
-	printf '%s\n' "${missing[@]}"
-	exit 1
-fi
-
-if [ "${#missing[@]}" -gt 0 ]; then
-	as_root=()
-	if [ "$(id -u)" -ne 0 ]; then
-		if sudo -n true 2>/dev/null || { [ -t 0 ] && command -v sudo >/dev/null; }; then
-			as_root=(sudo)
-		else
-			say "packages are missing and this user cannot install them; run as root:"
-			say "  apt-get update && apt-get install -y --no-install-recommends ${missing[*]}"
-			exit "$INFRASTRUCTURE"
+main() {
+	case ${1:-} in
+	--rust)
+		if rust_dir; then
+			return 0
 		fi
-	fi
-	say "installing ${missing[*]}"
-	log=$(mktemp)
-	trap 'rm -f "$log"' EXIT
-	apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -y -q)
-	if ! { "${apt[@]}" update && "${apt[@]}" install --no-install-recommends "${missing[@]}"; } >"$log" 2>&1 </dev/null; then
-		tail -n 15 "$log" >&2
-		say "the packages could not be installed"
-		exit "$INFRASTRUCTURE"
-	fi
-fi
+		say "no cargo and rustc of version $RUST_MAJOR.$RUST_MINOR or newer that work; run images/setup.sh"
+		return "$INFRASTRUCTURE"
+		;;
+	--check)
+		local text
+		text=$(wanted)
+		[[ -z $text ]] || {
+			printf '%s\n' "$text"
+			return 1
+		}
+		return 0
+		;;
+	'') ;;
+	*)
+		say "unknown option $1"
+		return 129
+		;;
+	esac
 
-if ! working_rust; then
-	say "there is no Rust 1.$RUST_MINOR or newer, and Debian's packages did not bring one"
-	exit "$INFRASTRUCTURE"
-fi
+	if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
+		say "this is no Debian (no dpkg, no apt-get); install by hand what images/packages.debian lists, and Rust $RUST_MAJOR.$RUST_MINOR"
+		return "$INFRASTRUCTURE"
+	fi
+	local packages
+	mapfile -t packages < <(wanted)
+	if ((${#packages[@]} == 0)); then
+		return 0
+	fi
+
+	local line="apt-get update && apt-get install --yes --no-install-recommends ${packages[*]}"
+	local -a as_root
+	if ((EUID == 0)); then
+		as_root=(env)
+	elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+		as_root=(sudo -n env)
+	elif command -v sudo >/dev/null && [[ -t 0 && -t 2 && -z ${CI:-} ]]; then
+		as_root=(sudo env)
+	else
+		say "packages are missing, and neither root nor sudo is there to install them. Run as root:"
+		printf '%s\n' "$line" >&2
+		return "$INFRASTRUCTURE"
+	fi
+	say "installing: ${packages[*]}"
+	as_root+=(DEBIAN_FRONTEND=noninteractive)
+	if ! "${as_root[@]}" apt-get --quiet update >&2 ||
+		! "${as_root[@]}" apt-get --quiet --yes install --no-install-recommends "${packages[@]}" >&2 </dev/null; then
+		say "that failed; see above. The line to repeat it as root is:"
+		printf '%s\n' "$line" >&2
+		return "$INFRASTRUCTURE"
+	fi
+	if ! rust_dir >/dev/null; then
+		say "the Rust that Debian has here is older than $RUST_MAJOR.$RUST_MINOR; install a newer one (rustup)"
+		return "$INFRASTRUCTURE"
+	fi
+}
+
+main "$@"

@@ -20,6 +20,7 @@ use crate::report::{Recorder, Terminal};
 use crate::run::{Listener, Stop};
 use crate::scenario::{self, Scenario};
 
+use super::doctor::DoctorArgs;
 use super::failure::Failure;
 use super::kernel::KernelArgs;
 
@@ -118,6 +119,12 @@ impl Bench {
         Kernels::new(self.cache.clone(), self.data.clone(), self.events.clone()).with_stop(self.stop.clone())
     }
 
+    fn quiet_and_print(self, said: &[u8]) {
+        self.quiet();
+        // A reader that went away is nobody's fault.
+        let _ = std::io::stdout().write_all(said);
+    }
+
     /// Ends the display of progress; what is printed afterwards stays below it.
     pub(super) fn quiet(self) {
         drop(self.events);
@@ -200,13 +207,20 @@ fn results_dir(named: Option<&Path>) -> Result<PathBuf, Failure> {
     Ok(dir)
 }
 
-/// `vfrace kernel`: with progress and signals as everywhere.
+/// `vfrace kernel`, with progress and signals as everywhere.
 pub(super) fn kernel(args: &KernelArgs) -> Result<ExitCode, Failure> {
     let bench = Bench::new()?;
     let mut said = Vec::new();
     let exit = super::kernel::run(args, &bench.kernels(), &mut said);
-    bench.quiet();
-    // Printed below the progress; a closed pipe is nobody's fault.
-    let _ = std::io::stdout().write_all(&said);
+    bench.quiet_and_print(&said);
     Ok(exit?)
+}
+
+/// `vfrace doctor`, likewise.
+pub(super) fn doctor(args: &DoctorArgs) -> Result<ExitCode, Failure> {
+    let bench = Bench::new()?;
+    let mut said = Vec::new();
+    let exit = super::doctor::run(args, &bench.cache, &bench.data, &bench.events, &bench.stop, &mut said);
+    bench.quiet_and_print(&said);
+    Ok(exit)
 }

@@ -62,11 +62,33 @@ pub fn run(args: &KernelArgs, kernels: &Kernels, out: &mut dyn Write) -> Result<
             let built = kernels.list();
             print(out, "variants:");
             for v in manifest.variants() {
-                print(out, &format!("  {:<8} {}  {} [{}]", v.name, v.date, v.mechanism, v.applies_to.join(", ")));
+                print(
+                    out,
+                    &format!(
+                        "  {:<8} {}  {} [{}]",
+                        v.name,
+                        v.date,
+                        v.mechanism,
+                        v.applies_to.join(", ")
+                    ),
+                );
             }
-            print(out, if built.is_empty() { "nothing is built" } else { "built:" });
+            print(
+                out,
+                if built.is_empty() {
+                    "nothing is built"
+                } else {
+                    "built:"
+                },
+            );
             for k in built {
-                print(out, &format!("  {:<8} {}  {}  {} s", k.name, k.id, k.source_version, k.seconds));
+                print(
+                    out,
+                    &format!(
+                        "  {:<8} {}  {}  {} s",
+                        k.name, k.id, k.source_version, k.seconds
+                    ),
+                );
             }
         }
     }

@@ -2,6 +2,7 @@
 //! The command line, one file a subcommand.
 
 mod bench;
+mod doctor;
 mod failure;
 mod kernel;
 mod matrix;
@@ -34,6 +35,8 @@ enum Command {
     Matrix(matrix::Args),
     /// Build and list the kernels under test
     Kernel(kernel::KernelArgs),
+    /// Say what is there, what is missing and how to mend it
+    Doctor(doctor::DoctorArgs),
 }
 
 /// Parses `args`, does it, and gives the exit code. Everything a person has to read has been printed.
@@ -68,5 +71,6 @@ pub fn main(args: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Matrix(args) => matrix::run(&args),
         Command::Kernel(args) => bench::kernel(&args).unwrap_or_else(failure::Failure::tell),
+        Command::Doctor(args) => bench::doctor(&args).unwrap_or_else(failure::Failure::tell),
     }
 }

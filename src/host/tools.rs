@@ -35,7 +35,7 @@ pub const FETCH: [Tool; 4] = [
 ];
 
 /// Needed to build a kernel (Documentation/process/changes.rst of the kernel, less what our configuration leaves out).
-pub const BUILD: [Tool; 10] = [
+pub const BUILD: [Tool; 9] = [
     tool("make", "make", "kernel build"),
     tool("gcc", "gcc", "kernel build"),
     tool("ld", "binutils", "kernel build"),
@@ -45,7 +45,6 @@ pub const BUILD: [Tool; 10] = [
     tool("perl", "perl", "kernel build"),
     tool("patch", "patch", "kernel variants"),
     tool("gzip", "gzip", "kernel build"),
-    tool("cpio", "cpio", "kernel build"),
 ];
 
 /// A header that the build needs, with its package.

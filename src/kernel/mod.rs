@@ -19,5 +19,5 @@ pub use build::{BuiltKernel, Kernels, Listed};
 pub use config::Config;
 pub use error::KernelError;
 pub use name::KernelName;
-pub use source::Source;
+pub use source::{Source, unpacked_sources};
 pub use variant::{Manifest, ManifestError, Variant};

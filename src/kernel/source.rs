@@ -74,6 +74,22 @@ pub fn unpacked(cache: &Path, version: &str) -> Option<Source> {
         .map(|(_, source)| source)
 }
 
+/// Package versions of all sources in the cache, for a report to people.
+pub fn unpacked_sources(cache: &Path) -> Vec<String> {
+    files::dirs_in(&cache.join("sources"))
+        .iter()
+        .filter(|dir| dir.join("source.json").exists())
+        .filter_map(|dir| {
+            Some(
+                dir.file_name()?
+                    .to_string_lossy()
+                    .replace("linux-source-", "")
+                    .replace('_', ": "),
+            )
+        })
+        .collect()
+}
+
 /// The source of that version (`7.2`): from the cache, else from Debian's archive.
 pub fn provide(
     cache: &Path,
@@ -122,7 +138,7 @@ pub fn provide(
     let mut count = 0u64;
     let count_line = |_: &str| {
         count += 1;
-        if count.is_multiple_of(STRIDE) {
+        if count % STRIDE == 0 {
             events.progress(&step, format!("{count} files"), None);
         }
     };

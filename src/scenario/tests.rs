@@ -68,7 +68,7 @@ fn the_three_scenarios_load() {
     assert_eq!(unplug.at.to_string(), "vf2:wire:GET_VRING_BASE#0@request");
     let hold = Hold {
         until: HoldUntil::UnplugCommitted,
-        at_most: Duration::from_millis(500),
+        at_most: Duration::from_millis(100),
     };
     assert_eq!(unplug.hold, hold);
     assert!(s.source.contains("S2"));

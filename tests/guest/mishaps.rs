@@ -133,8 +133,9 @@ fn a_guest_that_does_not_come_up_is_a_boot_failure() {
     let result = run(&config, Box::new(|_| {})).unwrap();
     assert_eq!(result.judgement.verdict, Verdict::BootFail, "{:?}", result.judgement);
     // something that is no kernel at all: QEMU refuses it
-    kernel.image = dir.path().join("bzImage");
-    std::fs::write(&kernel.image, vec![0; 65536]).unwrap();
-    let result = run(&RunConfig { kernel: &kernel, dir: dir.path().join("out2"), ..config }, Box::new(|_| {})).unwrap();
+    let mut no_kernel = kernel.clone();
+    no_kernel.image = dir.path().join("bzImage");
+    std::fs::write(&no_kernel.image, vec![0; 65536]).unwrap();
+    let result = run(&RunConfig { kernel: &no_kernel, dir: dir.path().join("out2"), ..config }, Box::new(|_| {})).unwrap();
     assert_eq!(result.judgement.verdict, Verdict::Infra, "{:?}", result.judgement);
 }
