@@ -11,18 +11,27 @@ fn vfrace(arguments: &[&str]) -> Command {
 }
 
 fn told(output: &Output) -> String {
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
     format!("{out}{err}")
 }
 
 /// Runs it with an empty cache: none of these may get as far as needing one.
 fn refused(arguments: &[&str], code: i32, words: &[&str]) {
     let cache = tempfile::tempdir().unwrap();
-    let output = vfrace(arguments).env("VFRACE_CACHE", cache.path()).output().unwrap();
+    let output = vfrace(arguments)
+        .env("VFRACE_CACHE", cache.path())
+        .output()
+        .unwrap();
     let told = told(&output);
     assert_eq!(output.status.code(), Some(code), "{arguments:?}: {told}");
     for word in words {
-        assert!(told.contains(word), "{arguments:?}: `{word}` is not in: {told}");
+        assert!(
+            told.contains(word),
+            "{arguments:?}: `{word}` is not in: {told}"
+        );
     }
     let left = std::fs::read_dir(cache.path()).unwrap().count();
     assert_eq!(left, 0, "{arguments:?} began to fill the cache");
@@ -30,21 +39,53 @@ fn refused(arguments: &[&str], code: i32, words: &[&str]) {
 
 #[test]
 fn numbers_out_of_range() {
-    refused(&["run", "unbind-vs-vf-unplug", "--vfs", "0"], 129, &["vfs", "1", "255"]);
-    refused(&["run", "unbind-vs-vf-unplug", "--vfs", "300"], 129, &["vfs", "300", "255"]);
-    refused(&["run", "unbind-vs-vf-unplug", "--vfs", "-1"], 129, &["vfs", "255"]);
-    refused(&["run", "unbind-vs-vf-unplug", "--vfs", "2", "--vf", "3"], 129, &["vf"]);
-    refused(&["run", "unbind-vs-vf-unplug", "--vfs", "two"], 129, &["two"]);
+    refused(
+        &["run", "unbind-vs-vf-unplug", "--vfs", "0"],
+        129,
+        &["vfs", "1", "255"],
+    );
+    refused(
+        &["run", "unbind-vs-vf-unplug", "--vfs", "300"],
+        129,
+        &["vfs", "300", "255"],
+    );
+    refused(
+        &["run", "unbind-vs-vf-unplug", "--vfs", "-1"],
+        129,
+        &["vfs", "255"],
+    );
+    refused(
+        &["run", "unbind-vs-vf-unplug", "--vfs", "2", "--vf", "3"],
+        129,
+        &["vf"],
+    );
+    refused(
+        &["run", "unbind-vs-vf-unplug", "--vfs", "two"],
+        129,
+        &["two"],
+    );
     refused(&["matrix", "--boots", "0"], 129, &["--boots"]);
 }
 
 #[test]
 fn names_that_do_not_exist() {
-    refused(&["run", "unbind-vs-vf-unplgu"], 129, &["unbind-vs-vf-unplgu", "unbind-vs-vf-unplug"]);
-    refused(&["run", "unbind-alone", "--kernel", "v99"], 129, &["v99", "v7"]);
+    refused(
+        &["run", "unbind-vs-vf-unplgu"],
+        129,
+        &["unbind-vs-vf-unplgu", "unbind-vs-vf-unplug"],
+    );
+    refused(
+        &["run", "unbind-alone", "--kernel", "v99"],
+        129,
+        &["v99", "v7"],
+    );
     refused(&["matrix", "--kernels", "base,,v7"], 129, &[]);
     refused(&["walk"], 129, &["walk"]);
-    refused(&["run", "unbind-alone", "--accel", "hvf"], 129, &["hvf", "tcg"]);
+    refused(
+        &["run", "unbind-alone", "--accel", "hvf"],
+        129,
+        &["hvf", "tcg"],
+    );
 }
 
 #[test]
@@ -53,9 +94,17 @@ fn a_typo_in_a_scenario_has_line_and_column() {
     let file = dir.path().join("mine.toml");
     let good = std::fs::read_to_string("guest-tests/scenarios/unbind-vs-vf-unplug.toml").unwrap();
     for (from, to, words) in [
-        ("GET_VRING_BASE", "GET_VRING_BAES", ["line", "GET_VRING_BASE"]),
+        (
+            "GET_VRING_BASE",
+            "GET_VRING_BAES",
+            ["line", "GET_VRING_BASE"],
+        ),
         ("actuator = ", "actutor = ", ["line", "actutor"]),
-        ("teardown = \"unbind\"", "teardown = \"unbnd\"", ["line", "unbnd"]),
+        (
+            "teardown = \"unbind\"",
+            "teardown = \"unbnd\"",
+            ["line", "unbnd"],
+        ),
     ] {
         assert!(good.contains(from));
         std::fs::write(&file, good.replace(from, to)).unwrap();
@@ -80,6 +129,10 @@ fn help_names_every_exit_code() {
     let output = vfrace(&["--help"]).output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     for (code, meaning) in vfrace::exit::ExitCode::ALL {
-        assert!(told(&output).contains(&format!("{:>3}  {meaning}", code.code())), "{}", told(&output));
+        assert!(
+            told(&output).contains(&format!("{:>3}  {meaning}", code.code())),
+            "{}",
+            told(&output)
+        );
     }
 }

@@ -102,7 +102,9 @@ pub fn verdict_exit(verdict: Verdict) -> ExitCode {
         Verdict::Pass => ExitCode::Good,
         Verdict::Infra => ExitCode::Infrastructure,
         Verdict::BootFail | Verdict::Inconclusive => ExitCode::CannotTell,
-        Verdict::DoubleRemoval | Verdict::Deadlock | Verdict::Finding | Verdict::Silent => ExitCode::Bad,
+        Verdict::DoubleRemoval | Verdict::Deadlock | Verdict::Finding | Verdict::Silent => {
+            ExitCode::Bad
+        }
     }
 }
 
@@ -113,10 +115,14 @@ pub fn exit(outcomes: &[Outcome], interrupted: bool) -> ExitCode {
         return ExitCode::Interrupted;
     }
     let exits: Vec<ExitCode> = outcomes.iter().map(Outcome::exit).collect();
-    [ExitCode::Infrastructure, ExitCode::Bad, ExitCode::CannotTell]
-        .into_iter()
-        .find(|code| exits.contains(code))
-        .unwrap_or(ExitCode::Good)
+    [
+        ExitCode::Infrastructure,
+        ExitCode::Bad,
+        ExitCode::CannotTell,
+    ]
+    .into_iter()
+    .find(|code| exits.contains(code))
+    .unwrap_or(ExitCode::Good)
 }
 
 /// Runs every cell. The outcomes are in the order scenario, kernel; a campaign that is stopped gives the cells that
@@ -125,7 +131,12 @@ pub fn play(campaign: &Campaign<'_>) -> Result<Vec<Outcome>, RunError> {
     let cells: Vec<Cell<'_>> = campaign
         .scenarios
         .iter()
-        .flat_map(|scenario| campaign.kernels.iter().map(move |kernel| Cell { scenario, kernel }))
+        .flat_map(|scenario| {
+            campaign
+                .kernels
+                .iter()
+                .map(move |kernel| Cell { scenario, kernel })
+        })
         .collect();
     let boots = campaign.boots as usize;
     // One run after the other off a common list; results sorted into their cells.
@@ -138,7 +149,10 @@ pub fn play(campaign: &Campaign<'_>) -> Result<Vec<Outcome>, RunError> {
             scope.spawn(|| {
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
-                    let (at, boot) = (number.checked_div(boots).unwrap_or(usize::MAX), number % boots.max(1));
+                    let (at, boot) = (
+                        number.checked_div(boots).unwrap_or(usize::MAX),
+                        number % boots.max(1),
+                    );
                     let Some(cell) = cells.get(at) else { break };
                     if stopped() || lock(&failed).is_some() {
                         break;
@@ -162,20 +176,32 @@ pub fn play(campaign: &Campaign<'_>) -> Result<Vec<Outcome>, RunError> {
             cell.push(result);
         }
     }
-    Ok(cells.iter().zip(runs).filter_map(|(cell, runs)| sum(campaign, cell, runs)).collect())
+    Ok(cells
+        .iter()
+        .zip(runs)
+        .filter_map(|(cell, runs)| sum(campaign, cell, runs))
+        .collect())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 fn cell_dir(campaign: &Campaign<'_>, cell: &Cell<'_>) -> PathBuf {
-    campaign.dir.join(&cell.scenario.name).join(cell.kernel.name.to_string())
+    campaign
+        .dir
+        .join(&cell.scenario.name)
+        .join(cell.kernel.name.to_string())
 }
 
 fn one(campaign: &Campaign<'_>, cell: &Cell<'_>, boot: usize) -> Result<RunResult, RunError> {
     let dir = cell_dir(campaign, cell).join(format!("boot-{}", boot + 1));
-    std::fs::create_dir_all(&dir).map_err(|source| RunError::Write { path: dir.clone(), source })?;
+    std::fs::create_dir_all(&dir).map_err(|source| RunError::Write {
+        path: dir.clone(),
+        source,
+    })?;
     let listener = (campaign.listen)(&dir);
     let config = RunConfig {
         scenario: cell.scenario,
@@ -196,7 +222,9 @@ fn sum(campaign: &Campaign<'_>, cell: &Cell<'_>, runs: Vec<RunResult>) -> Option
     let kernel = cell.kernel.name.to_string();
     Some(Outcome {
         scenario: cell.scenario.name.clone(),
-        expected: campaign.expected.expectation(&cell.scenario.name, cell.kernel.name.variant()),
+        expected: campaign
+            .expected
+            .expectation(&cell.scenario.name, cell.kernel.name.variant()),
         kernel,
         kernel_id: cell.kernel.id.clone(),
         verdict,
@@ -232,9 +260,15 @@ mod tests {
     #[test]
     fn an_expected_finding_is_good_and_an_unexpected_pass_is_not() {
         let wanted = Some(Verdict::DoubleRemoval);
-        assert_eq!(outcome(Verdict::DoubleRemoval, wanted).exit(), ExitCode::Good);
+        assert_eq!(
+            outcome(Verdict::DoubleRemoval, wanted).exit(),
+            ExitCode::Good
+        );
         assert_eq!(outcome(Verdict::Pass, wanted).exit(), ExitCode::Bad);
         assert_eq!(outcome(Verdict::DoubleRemoval, None).exit(), ExitCode::Bad);
-        assert_eq!(outcome(Verdict::Inconclusive, None).exit(), ExitCode::CannotTell);
+        assert_eq!(
+            outcome(Verdict::Inconclusive, None).exit(),
+            ExitCode::CannotTell
+        );
     }
 }

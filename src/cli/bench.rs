@@ -8,8 +8,8 @@ use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 
 use crate::campaign::{Campaign, Outcome, play};
-use crate::exit::ExitCode;
 use crate::event::{EventKind, EventSink, Verdict};
+use crate::exit::ExitCode;
 use crate::kernel::{BuiltKernel, KernelName, Kernels};
 use crate::oracle::{Expectations, KnownIssues};
 use crate::paths;
@@ -48,9 +48,15 @@ impl Options {
     /// Reads a scenario with these parameters. One that the scenario does not have is only an error if it alone is run.
     pub(super) fn load(&self, name: &str, data: &Path) -> Result<Scenario, Failure> {
         let given = [("vfs", self.vfs), ("vf", self.vf), ("rounds", self.rounds)];
-        let overrides: Vec<(&str, i64)> =
-            given.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
-        Ok(scenario::load(name, &data.join("guest-tests/scenarios"), &overrides)?)
+        let overrides: Vec<(&str, i64)> = given
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)))
+            .collect();
+        Ok(scenario::load(
+            name,
+            &data.join("guest-tests/scenarios"),
+            &overrides,
+        )?)
     }
 }
 
@@ -95,28 +101,60 @@ impl Bench {
                 terminal.event(&event);
             }
         });
-        Ok(Self { data, stop, cache, events, display })
+        Ok(Self {
+            data,
+            stop,
+            cache,
+            events,
+            display,
+        })
     }
 
     /// Provides QEMU, builds the kernels and chooses the accelerator.
-    pub(super) fn ready(&self, names: &[KernelName], options: &Options) -> Result<Ready<'_>, Failure> {
+    pub(super) fn ready(
+        &self,
+        names: &[KernelName],
+        options: &Options,
+    ) -> Result<Ready<'_>, Failure> {
         let expect = self.data.join("guest-tests/expect");
         let known = KnownIssues::load(&expect.join("known.toml"))?;
         let expected = Expectations::load(&expect.join("expect.toml"))?;
         let qemu = provide(&self.cache, &self.data, &self.events, &self.stop)?;
         let busybox = provide_busybox(&self.cache, &self.data, &self.events, &self.stop)?;
         let kernels = self.kernels();
-        let kernels =
-            names.iter().map(|name| kernels.build(name)).collect::<Result<Vec<BuiltKernel>, _>>()?;
-        let image = kernels.first().map_or(Path::new(""), |kernel| &kernel.image);
-        let accel = choose_accel(&self.cache, &qemu, image, options.accel, &self.events, &self.stop)?;
+        let kernels = names
+            .iter()
+            .map(|name| kernels.build(name))
+            .collect::<Result<Vec<BuiltKernel>, _>>()?;
+        let image = kernels
+            .first()
+            .map_or(Path::new(""), |kernel| &kernel.image);
+        let accel = choose_accel(
+            &self.cache,
+            &qemu,
+            image,
+            options.accel,
+            &self.events,
+            &self.stop,
+        )?;
         let dir = results_dir(options.out.as_deref())?;
         let init = self.data.join("guest-tests/init/init");
-        Ok(Ready { bench: self, kernels, qemu, busybox, init, accel, known, expected, dir })
+        Ok(Ready {
+            bench: self,
+            kernels,
+            qemu,
+            busybox,
+            init,
+            accel,
+            known,
+            expected,
+            dir,
+        })
     }
 
     fn kernels(&self) -> Kernels {
-        Kernels::new(self.cache.clone(), self.data.clone(), self.events.clone()).with_stop(self.stop.clone())
+        Kernels::new(self.cache.clone(), self.data.clone(), self.events.clone())
+            .with_stop(self.stop.clone())
     }
 
     fn quiet_and_print(self, said: &[u8]) {
@@ -203,7 +241,10 @@ fn results_dir(named: Option<&Path>) -> Result<PathBuf, Failure> {
             Path::new("results").join(now.trim_end_matches('Z').replace(':', "-"))
         }
     };
-    std::fs::create_dir_all(&dir).map_err(|source| Failure::Results { path: dir.clone(), source })?;
+    std::fs::create_dir_all(&dir).map_err(|source| Failure::Results {
+        path: dir.clone(),
+        source,
+    })?;
     Ok(dir)
 }
 
@@ -220,7 +261,14 @@ pub(super) fn kernel(args: &KernelArgs) -> Result<ExitCode, Failure> {
 pub(super) fn doctor(args: &DoctorArgs) -> Result<ExitCode, Failure> {
     let bench = Bench::new()?;
     let mut said = Vec::new();
-    let exit = super::doctor::run(args, &bench.cache, &bench.data, &bench.events, &bench.stop, &mut said);
+    let exit = super::doctor::run(
+        args,
+        &bench.cache,
+        &bench.data,
+        &bench.events,
+        &bench.stop,
+        &mut said,
+    );
     bench.quiet_and_print(&said);
     Ok(exit)
 }

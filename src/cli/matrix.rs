@@ -15,7 +15,12 @@ use super::failure::Failure;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Kernels under test
-    #[arg(long, value_name = "K,...", value_delimiter = ',', default_value = "base,v5,v6,v7")]
+    #[arg(
+        long,
+        value_name = "K,...",
+        value_delimiter = ',',
+        default_value = "base,v5,v6,v7"
+    )]
     kernels: Vec<KernelName>,
     /// Scenarios
     #[arg(
@@ -69,7 +74,11 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
         .map_err(|source| Failure::Results { path: file, source })?;
     print!("{}", report::matrix(&rows, Style::stdout().color));
     if interrupted {
-        println!("stopped before the end: {} of {} combinations were run", rows.len(), args.kernels.len() * scenarios.len());
+        println!(
+            "stopped before the end: {} of {} combinations were run",
+            rows.len(),
+            args.kernels.len() * scenarios.len()
+        );
     }
     println!("evidence: {}", dir.display());
     Ok(exit(&outcomes, interrupted))

@@ -18,7 +18,12 @@ use crate::exit::ExitCode;
 /// one of them at exactly the point that a scenario names, and says what the kernel did: removed it once, removed it
 /// twice, or never came back.
 #[derive(Debug, Parser)]
-#[command(name = "vfrace", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(
+    name = "vfrace",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true
+)]
 struct Cli {
     /// More log lines on standard error (-v: what is done, -vv: everything)
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
@@ -41,8 +46,10 @@ enum Command {
 
 /// Parses `args`, does it, and gives the exit code. Everything a person has to read has been printed.
 pub fn main(args: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
-    let codes: Vec<String> =
-        ExitCode::ALL.iter().map(|(code, meaning)| format!("  {:>3}  {meaning}", code.code())).collect();
+    let codes: Vec<String> = ExitCode::ALL
+        .iter()
+        .map(|(code, meaning)| format!("  {:>3}  {meaning}", code.code()))
+        .collect();
     let after = format!("Exit codes:\n{}", codes.join("\n"));
     let parsed = Cli::command()
         .after_help(after)
@@ -53,7 +60,11 @@ pub fn main(args: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
         Err(error) => {
             // Nothing to be done about a closed terminal.
             let _ = error.print();
-            return if error.use_stderr() { ExitCode::Usage } else { ExitCode::Good };
+            return if error.use_stderr() {
+                ExitCode::Usage
+            } else {
+                ExitCode::Good
+            };
         }
     };
     let level = match cli.verbose {

@@ -30,7 +30,10 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
     let scenario = args.options.load(&args.scenario, &bench.data)?;
     let ready = bench.ready(std::slice::from_ref(&args.kernel), &args.options)?;
     let outcomes = ready.play(std::slice::from_ref(&scenario), 1, 1)?;
-    let (dir, expected) = (ready.dir().to_path_buf(), ready.expected(&scenario, &args.kernel));
+    let (dir, expected) = (
+        ready.dir().to_path_buf(),
+        ready.expected(&scenario, &args.kernel),
+    );
     bench.quiet();
     let Some(result) = outcomes.iter().flat_map(|outcome| &outcome.runs).next() else {
         eprintln!("stopped; what there is of the run is in {}", dir.display());

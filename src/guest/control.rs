@@ -38,20 +38,31 @@ pub struct Control {
 impl Control {
     /// Commands go over `mailbox`; what comes back is in `seen`.
     pub fn new(mailbox: Mailbox, seen: Observations) -> Self {
-        Self { mailbox, seen, next: 0 }
+        Self {
+            mailbox,
+            seen,
+            next: 0,
+        }
     }
 
     /// Sends a command and does not wait for it.
     pub fn send(&mut self, kind: CommandKind, text: &str) -> Result<Sent, ControlError> {
         self.next += 1;
-        let sent = Sent { id: self.next, mark: self.seen.mark() };
-        self.mailbox.send_command(&encode_command(sent.id, kind, text)?)?;
+        let sent = Sent {
+            id: self.next,
+            mark: self.seen.mark(),
+        };
+        self.mailbox
+            .send_command(&encode_command(sent.id, kind, text)?)?;
         Ok(sent)
     }
 
     /// The wait for a command, apart from the control so that the caller can use its machine meanwhile.
     pub fn waiting(&self, sent: Sent) -> Waiting {
-        Waiting { sent, seen: self.seen.clone() }
+        Waiting {
+            sent,
+            seen: self.seen.clone(),
+        }
     }
 }
 
@@ -71,15 +82,17 @@ impl Waiting {
     ) -> Result<(i32, String), Missed<E>> {
         let Sent { id, mark } = self.sent;
         let mut output = String::new();
-        let status = self.seen.wait(mark, limit, check, |record| match &record.what {
-            Observation::Output { command, text } if *command == id => {
-                output.push_str(text);
-                output.push('\n');
-                None
-            }
-            Observation::Done { command, status } if *command == id => Some(*status),
-            _ => None,
-        })?;
+        let status = self
+            .seen
+            .wait(mark, limit, check, |record| match &record.what {
+                Observation::Output { command, text } if *command == id => {
+                    output.push_str(text);
+                    output.push('\n');
+                    None
+                }
+                Observation::Done { command, status } if *command == id => Some(*status),
+                _ => None,
+            })?;
         Ok((status, output))
     }
 }

@@ -42,31 +42,56 @@ pub struct Parts<'a> {
 /// Writes the archive to `path`.
 pub fn write(path: &Path, parts: Parts<'_>) -> Result<(), InitramfsError> {
     let read = |file: &Path| {
-        std::fs::read(file).map_err(|source| InitramfsError::Read { path: file.to_path_buf(), source })
+        std::fs::read(file).map_err(|source| InitramfsError::Read {
+            path: file.to_path_buf(),
+            source,
+        })
     };
     let (busybox, init, module) = (read(parts.busybox)?, read(parts.init)?, read(parts.module)?);
-    let failed = |source| InitramfsError::Write { path: path.to_path_buf(), source };
+    let failed = |source| InitramfsError::Write {
+        path: path.to_path_buf(),
+        source,
+    };
     let file = std::fs::File::create(path).map_err(failed)?;
     archive(std::io::BufWriter::new(file), &busybox, &init, &module).map_err(failed)
 }
 
-fn archive<W: Write + Seek>(mut out: W, busybox: &[u8], init: &[u8], module: &[u8]) -> std::io::Result<()> {
+fn archive<W: Write + Seek>(
+    mut out: W,
+    busybox: &[u8],
+    init: &[u8],
+    module: &[u8],
+) -> std::io::Result<()> {
     let mut inode = 0;
     let mut entry = |name: &str, kind: ModeFileType, mode: u32| {
         inode += 1;
-        Builder::new(name).ino(inode).nlink(1).set_mode_file_type(kind).mode(mode)
+        Builder::new(name)
+            .ino(inode)
+            .nlink(1)
+            .set_mode_file_type(kind)
+            .mode(mode)
     };
     for name in ["bin", "dev"] {
-        out = entry(name, ModeFileType::Directory, 0o40_755).write(out, 0).finish()?;
+        out = entry(name, ModeFileType::Directory, 0o40_755)
+            .write(out, 0)
+            .finish()?;
     }
     // The kernel opens it for init before devtmpfs is mounted (init/main.c, console_on_rootfs).
-    let console = entry("dev/console", ModeFileType::Char, 0o20_600).rdev_major(5).rdev_minor(1);
+    let console = entry("dev/console", ModeFileType::Char, 0o20_600)
+        .rdev_major(5)
+        .rdev_minor(1);
     out = console.write(out, 0).finish()?;
-    for (name, bytes, mode) in
-        [("bin/busybox", busybox, 0o100_755), ("init", init, 0o100_755), ("vfrace.ko", module, 0o100_644)]
-    {
-        let length = u32::try_from(bytes.len())
-            .map_err(|_| std::io::Error::new(std::io::ErrorKind::FileTooLarge, format!("{name} is over 4 GiB")))?;
+    for (name, bytes, mode) in [
+        ("bin/busybox", busybox, 0o100_755),
+        ("init", init, 0o100_755),
+        ("vfrace.ko", module, 0o100_644),
+    ] {
+        let length = u32::try_from(bytes.len()).map_err(|_| {
+            std::io::Error::new(
+                std::io::ErrorKind::FileTooLarge,
+                format!("{name} is over 4 GiB"),
+            )
+        })?;
         let mut file = entry(name, ModeFileType::Regular, mode).write(out, length);
         file.write_all(bytes)?;
         out = file.finish()?;
@@ -89,7 +114,11 @@ mod tests {
             if reader.entry().is_trailer() {
                 break;
             }
-            seen.push((reader.entry().name().to_owned(), reader.entry().mode(), reader.entry().file_size()));
+            seen.push((
+                reader.entry().name().to_owned(),
+                reader.entry().mode(),
+                reader.entry().file_size(),
+            ));
             rest = reader.finish().unwrap();
         }
         let expected = [
@@ -100,6 +129,9 @@ mod tests {
             ("init", 0o100_755, 18),
             ("vfrace.ko", 0o100_644, 4),
         ];
-        assert_eq!(seen, expected.map(|(name, mode, size)| (name.to_owned(), mode, size)));
+        assert_eq!(
+            seen,
+            expected.map(|(name, mode, size)| (name.to_owned(), mode, size))
+        );
     }
 }

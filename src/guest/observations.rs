@@ -69,7 +69,12 @@ impl Observations {
             }
             records = self.lock();
             if records.len() <= next {
-                records = self.0.1.wait_timeout(records, left.min(LOOK)).unwrap_or_else(PoisonError::into_inner).0;
+                records = self
+                    .0
+                    .1
+                    .wait_timeout(records, left.min(LOOK))
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0;
             }
         }
     }
@@ -81,7 +86,14 @@ mod tests {
     use crate::event::Observation;
 
     fn record(number: u64) -> GuestRecord {
-        GuestRecord { number, guest_ns: 0, pid: 1, cpu: 0, comm: String::new(), what: Observation::AgentReady }
+        GuestRecord {
+            number,
+            guest_ns: 0,
+            pid: 1,
+            cpu: 0,
+            comm: String::new(),
+            what: Observation::AgentReady,
+        }
     }
 
     #[test]
@@ -91,7 +103,10 @@ mod tests {
         let never = || Ok::<(), ()>(());
         let find = |wanted| move |record: &GuestRecord| (record.number == wanted).then_some(wanted);
         assert_eq!(seen.wait(0, Duration::ZERO, never, find(0)), Ok(0));
-        assert_eq!(seen.wait(1, Duration::from_millis(1), never, find(0)), Err(Missed::Late));
+        assert_eq!(
+            seen.wait(1, Duration::from_millis(1), never, find(0)),
+            Err(Missed::Late)
+        );
         let other = seen.clone();
         let thread = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(20));
@@ -99,6 +114,9 @@ mod tests {
         });
         assert_eq!(seen.wait(1, Duration::from_secs(10), never, find(1)), Ok(1));
         thread.join().unwrap();
-        assert_eq!(seen.wait(2, Duration::from_secs(10), || Err("dead"), find(2)), Err(Missed::Stopped("dead")));
+        assert_eq!(
+            seen.wait(2, Duration::from_secs(10), || Err("dead"), find(2)),
+            Err(Missed::Stopped("dead"))
+        );
     }
 }

@@ -96,7 +96,10 @@ pub enum ProtoError {
 /// The bytes of an unplug event. `vf` is Linux' index (virtfnN).
 pub fn encode_unplug(number: u32, action: UnplugAction, vf: u32) -> [u8; 16] {
     let mut bytes = [0; 16];
-    for (place, word) in bytes.chunks_exact_mut(4).zip([number, action as u32, vf, 0]) {
+    for (place, word) in bytes
+        .chunks_exact_mut(4)
+        .zip([number, action as u32, vf, 0])
+    {
         place.copy_from_slice(&word.to_le_bytes());
     }
     bytes
@@ -146,7 +149,11 @@ fn function(number: u64, value: u64) -> Result<Option<FunctionId>, ProtoError> {
         -2 => Ok(None),
         -1 => Ok(Some(FunctionId::Pf)),
         index @ 0..=254 => Ok(Some(FunctionId::Vf(index as u16 + 1))),
-        _ => Err(ProtoError::Field { number, field: "the VF's index", value }),
+        _ => Err(ProtoError::Field {
+            number,
+            field: "the VF's index",
+            value,
+        }),
     }
 }
 
@@ -163,19 +170,44 @@ pub fn decode_report(bytes: &[u8]) -> Result<GuestRecord, ProtoError> {
     let comm = fields.bytes(COMM);
     let comm = text(comm.split(|&byte| byte == 0).next().unwrap_or_default());
     let words = fields.bytes(REPORT_TEXT.min(length as usize));
-    let narrow =
-        |field, value| u32::try_from(value).map_err(|_| ProtoError::Field { number, field, value });
+    let narrow = |field, value| {
+        u32::try_from(value).map_err(|_| ProtoError::Field {
+            number,
+            field,
+            value,
+        })
+    };
     let what = match kind {
-        HELLO => Observation::Hello { release: text(words), version: narrow("the version", a)? },
+        HELLO => Observation::Hello {
+            release: text(words),
+            version: narrow("the version", a)?,
+        },
         AGENT => Observation::AgentReady,
-        OUTPUT => Observation::Output { command: narrow("the command", a)?, text: text(words) },
-        DONE => Observation::Done { command: narrow("the command", a)?, status: b as i32 },
+        OUTPUT => Observation::Output {
+            command: narrow("the command", a)?,
+            text: text(words),
+        },
+        DONE => Observation::Done {
+            command: narrow("the command", a)?,
+            status: b as i32,
+        },
         TASK => Observation::Task { role: text(words) },
         SEEN => match function(number, b)? {
-            Some(function) => Observation::UnplugSeen { event: narrow("the event", a)?, function },
-            None => return Err(ProtoError::Field { number, field: "the VF's index", value: b }),
+            Some(function) => Observation::UnplugSeen {
+                event: narrow("the event", a)?,
+                function,
+            },
+            None => {
+                return Err(ProtoError::Field {
+                    number,
+                    field: "the VF's index",
+                    value: b,
+                });
+            }
         },
-        UNPLUGGED => Observation::UnplugDone { event: narrow("the event", a)? },
+        UNPLUGGED => Observation::UnplugDone {
+            event: narrow("the event", a)?,
+        },
         ENTER => {
             let words = text(words);
             let mut names = words.split_ascii_whitespace().map(str::to_owned);
@@ -185,8 +217,13 @@ pub fn decode_report(bytes: &[u8]) -> Result<GuestRecord, ProtoError> {
                 stack: names.collect(),
             }
         }
-        RETURN => Observation::Return { call: text(words), function: function(number, a)? },
-        LOCK_WAIT => Observation::LockWait { owner: narrow("the owner", a)? },
+        RETURN => Observation::Return {
+            call: text(words),
+            function: function(number, a)?,
+        },
+        LOCK_WAIT => Observation::LockWait {
+            owner: narrow("the owner", a)?,
+        },
         LOCK_TAKEN => Observation::LockTaken { nested: a != 0 },
         LOCK_RELEASE => Observation::LockRelease,
         MEASURED => Observation::Measured {
@@ -204,7 +241,14 @@ pub fn decode_report(bytes: &[u8]) -> Result<GuestRecord, ProtoError> {
         FAILED => Observation::Failed { text: text(words) },
         kind => return Err(ProtoError::Kind { number, kind }),
     };
-    Ok(GuestRecord { number, guest_ns, pid, cpu, comm, what })
+    Ok(GuestRecord {
+        number,
+        guest_ns,
+        pid,
+        cpu,
+        comm,
+        what,
+    })
 }
 
 #[cfg(test)]
@@ -217,7 +261,9 @@ mod tests {
         let header = include_str!("../../guest-tests/module/vfrace_proto.h");
         let line = header
             .lines()
-            .find(|line| line.split_whitespace().nth(1) == Some(name) && line.starts_with("#define"))
+            .find(|line| {
+                line.split_whitespace().nth(1) == Some(name) && line.starts_with("#define")
+            })
             .unwrap_or_else(|| panic!("{name} is not in the header"));
         line.split_whitespace().nth(2).unwrap().parse().unwrap()
     }
@@ -276,22 +322,52 @@ mod tests {
 
     #[test]
     fn an_entry_has_its_callers() {
-        let record = decode_report(&report(ENTER, &[1], "device_del pci_remove_bus_device remove_store")).unwrap();
-        assert_eq!((record.number, record.pid, record.cpu, record.comm.as_str()), (7, 42, 1, "sh"));
-        let stack = vec!["pci_remove_bus_device".to_owned(), "remove_store".to_owned()];
+        let record = decode_report(&report(
+            ENTER,
+            &[1],
+            "device_del pci_remove_bus_device remove_store",
+        ))
+        .unwrap();
+        assert_eq!(
+            (record.number, record.pid, record.cpu, record.comm.as_str()),
+            (7, 42, 1, "sh")
+        );
+        let stack = vec![
+            "pci_remove_bus_device".to_owned(),
+            "remove_store".to_owned(),
+        ];
         assert_eq!(
             record.what,
-            Observation::Enter { call: "device_del".to_owned(), function: Some(FunctionId::Vf(2)), stack }
+            Observation::Enter {
+                call: "device_del".to_owned(),
+                function: Some(FunctionId::Vf(2)),
+                stack
+            }
         );
     }
 
     #[test]
     fn nonsense_is_refused_with_a_reason() {
         assert_eq!(decode_report(&[0; 20]), Err(ProtoError::Short(20)));
-        assert_eq!(decode_report(&report(99, &[], "")), Err(ProtoError::Kind { number: 7, kind: 99 }));
-        assert!(matches!(decode_report(&report(SEEN, &[1, 300], "")), Err(ProtoError::Field { .. })));
-        assert!(matches!(decode_report(&report(LOCK_WAIT, &[1 << 40], "")), Err(ProtoError::Field { .. })));
-        assert_eq!(encode_command(1, CommandKind::Exec, "a\nb"), Err(ProtoError::Command(3)));
+        assert_eq!(
+            decode_report(&report(99, &[], "")),
+            Err(ProtoError::Kind {
+                number: 7,
+                kind: 99
+            })
+        );
+        assert!(matches!(
+            decode_report(&report(SEEN, &[1, 300], "")),
+            Err(ProtoError::Field { .. })
+        ));
+        assert!(matches!(
+            decode_report(&report(LOCK_WAIT, &[1 << 40], "")),
+            Err(ProtoError::Field { .. })
+        ));
+        assert_eq!(
+            encode_command(1, CommandKind::Exec, "a\nb"),
+            Err(ProtoError::Command(3))
+        );
     }
 
     proptest! {

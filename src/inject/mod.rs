@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::device::{Mailbox, MailboxError};
-use crate::event::{EventKind, EventSink, FunctionId, GuestRecord, HoldEnd, Observation, Side, WireMessage};
+use crate::event::{
+    EventKind, EventSink, FunctionId, GuestRecord, HoldEnd, Observation, Side, WireMessage,
+};
 use crate::guest::observations::{Missed, Observations};
 use crate::guest::proto::{UnplugAction, encode_unplug};
 use crate::scenario::{Actuator, HoldUntil, Point, Unplug, WirePhase};
@@ -72,7 +74,10 @@ impl Injector {
 
     /// An order that did not get through.
     pub fn failure(&self) -> Option<MailboxError> {
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.failed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     fn take_if_at(&self, message: &WireMessage) -> Option<Unplug> {
@@ -80,7 +85,14 @@ impl Injector {
             return None;
         }
         let mut armed = self.armed.lock().unwrap_or_else(PoisonError::into_inner);
-        if armed.as_ref().is_some_and(|unplug| is_at(&unplug.at, message)) { armed.take() } else { None }
+        if armed
+            .as_ref()
+            .is_some_and(|unplug| is_at(&unplug.at, message))
+        {
+            armed.take()
+        } else {
+            None
+        }
     }
 
     fn fire(&self, unplug: &Unplug) -> Result<u32, MailboxError> {
@@ -91,7 +103,11 @@ impl Injector {
         let index = unplug.target.vf_index().unwrap_or_default();
         let mailbox = self.mailbox.get().ok_or(MailboxError::NotConnected)?;
         mailbox.send_unplug(&encode_unplug(number, action, index.into()))?;
-        self.events.emit(EventKind::UnplugFired { actuator: actuator.to_owned(), target: unplug.target, number });
+        self.events.emit(EventKind::UnplugFired {
+            actuator: actuator.to_owned(),
+            target: unplug.target,
+            number,
+        });
         Ok(number)
     }
 
@@ -101,29 +117,52 @@ impl Injector {
             return;
         }
         let point = unplug.at.to_string();
-        self.events.emit(EventKind::HoldBegan { point: point.clone(), until: describe(until).to_owned() });
-        let began = Instant::now();
-        let mut committed = Committed { number, target: unplug.target, handler: None };
-        let stopped = || if self.stopped.load(Ordering::Acquire) { Err(()) } else { Ok(()) };
-        let waited = self.seen.wait(from, at_most, stopped, |record| match until {
-            HoldUntil::None | HoldUntil::Time => None,
-            HoldUntil::UnplugSeen => committed.note(record).map(|_| ()),
-            HoldUntil::UnplugCommitted => committed.reached(record).then_some(()),
+        self.events.emit(EventKind::HoldBegan {
+            point: point.clone(),
+            until: describe(until).to_owned(),
         });
+        let began = Instant::now();
+        let mut committed = Committed {
+            number,
+            target: unplug.target,
+            handler: None,
+        };
+        let stopped = || {
+            if self.stopped.load(Ordering::Acquire) {
+                Err(())
+            } else {
+                Ok(())
+            }
+        };
+        let waited = self
+            .seen
+            .wait(from, at_most, stopped, |record| match until {
+                HoldUntil::None | HoldUntil::Time => None,
+                HoldUntil::UnplugSeen => committed.note(record).map(|_| ()),
+                HoldUntil::UnplugCommitted => committed.reached(record).then_some(()),
+            });
         let end = match waited {
             Ok(()) => HoldEnd::Reached,
             Err(Missed::Late) if until == HoldUntil::Time => HoldEnd::Reached,
             Err(Missed::Late) => HoldEnd::Bound,
             Err(Missed::Stopped(())) => HoldEnd::Stopped,
         };
-        self.events.emit(EventKind::HoldEnded { point, held_ns: nanoseconds(began.elapsed()), end });
+        self.events.emit(EventKind::HoldEnded {
+            point,
+            held_ns: nanoseconds(began.elapsed()),
+            end,
+        });
     }
 }
 
 impl WireHook for Injector {
     fn on_message(&self, message: &WireMessage) {
-        let Some(unplug) = self.take_if_at(message) else { return };
-        self.events.emit(EventKind::PointReached { point: unplug.at.to_string() });
+        let Some(unplug) = self.take_if_at(message) else {
+            return;
+        };
+        self.events.emit(EventKind::PointReached {
+            point: unplug.at.to_string(),
+        });
         let from = self.seen.mark();
         match self.fire(&unplug) {
             Ok(number) => self.hold(&unplug, number, from),
@@ -174,7 +213,9 @@ impl Committed {
     }
 
     fn reached(&mut self, record: &GuestRecord) -> bool {
-        let Some(handler) = self.note(record) else { return false };
+        let Some(handler) = self.note(record) else {
+            return false;
+        };
         record.pid == handler
             && match &record.what {
                 // Past the lookup in pci_iov_remove_virtfn(): this is the body.

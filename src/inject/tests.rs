@@ -3,7 +3,14 @@ use super::*;
 use crate::scenario::Hold;
 
 fn record(pid: u32, what: Observation) -> GuestRecord {
-    GuestRecord { number: 0, guest_ns: 0, pid, cpu: 1, comm: "vfrace-unplug".to_owned(), what }
+    GuestRecord {
+        number: 0,
+        guest_ns: 0,
+        pid,
+        cpu: 1,
+        comm: "vfrace-unplug".to_owned(),
+        what,
+    }
 }
 
 fn message(function: FunctionId, from: Side, name: &str, nth: u32) -> WireMessage {
@@ -31,18 +38,36 @@ fn unplug(until: HoldUntil) -> Unplug {
             nth: 0,
             phase: WirePhase::Request,
         },
-        hold: Hold { until, at_most: Duration::from_millis(20) },
+        hold: Hold {
+            until,
+            at_most: Duration::from_millis(20),
+        },
     }
 }
 
 #[test]
 fn only_the_very_message_is_the_point() {
     let point = unplug(HoldUntil::None).at;
-    assert!(is_at(&point, &message(FunctionId::Vf(2), Side::Qemu, "GET_VRING_BASE", 0)));
-    assert!(!is_at(&point, &message(FunctionId::Vf(1), Side::Qemu, "GET_VRING_BASE", 0)));
-    assert!(!is_at(&point, &message(FunctionId::Vf(2), Side::Backend, "GET_VRING_BASE", 0)));
-    assert!(!is_at(&point, &message(FunctionId::Vf(2), Side::Qemu, "GET_VRING_BASE", 1)));
-    assert!(!is_at(&point, &message(FunctionId::Vf(2), Side::Qemu, "SET_VRING_ENABLE", 0)));
+    assert!(is_at(
+        &point,
+        &message(FunctionId::Vf(2), Side::Qemu, "GET_VRING_BASE", 0)
+    ));
+    assert!(!is_at(
+        &point,
+        &message(FunctionId::Vf(1), Side::Qemu, "GET_VRING_BASE", 0)
+    ));
+    assert!(!is_at(
+        &point,
+        &message(FunctionId::Vf(2), Side::Backend, "GET_VRING_BASE", 0)
+    ));
+    assert!(!is_at(
+        &point,
+        &message(FunctionId::Vf(2), Side::Qemu, "GET_VRING_BASE", 1)
+    ));
+    assert!(!is_at(
+        &point,
+        &message(FunctionId::Vf(2), Side::Qemu, "SET_VRING_ENABLE", 0)
+    ));
 }
 
 #[test]
@@ -57,12 +82,20 @@ fn the_handler_is_committed_in_its_body_or_at_a_taken_lock() {
             },
         )
     };
-    let mut committed = Committed { number: 3, target: FunctionId::Vf(2), handler: None };
+    let mut committed = Committed {
+        number: 3,
+        target: FunctionId::Vf(2),
+        handler: None,
+    };
     // the teardown's own body says nothing about the handler
     assert!(!committed.reached(&body(50, 2)));
-    assert!(
-        !committed.reached(&record(60, Observation::UnplugSeen { event: 3, function: FunctionId::Vf(2) }))
-    );
+    assert!(!committed.reached(&record(
+        60,
+        Observation::UnplugSeen {
+            event: 3,
+            function: FunctionId::Vf(2)
+        }
+    )));
     assert!(!committed.reached(&body(50, 2)));
     assert!(!committed.reached(&record(60, Observation::LockWait { owner: 0 })));
     assert!(!committed.reached(&body(60, 1)));
@@ -85,8 +118,14 @@ fn a_point_fires_once_and_an_order_that_fails_is_told() {
     injector.on_message(&at);
     injector.on_message(&at);
     let seen: Vec<_> = received.try_iter().map(|event| event.kind).collect();
-    assert!(matches!(seen.as_slice(), [EventKind::PointReached { .. }]), "{seen:?}");
-    assert!(matches!(injector.failure(), Some(MailboxError::NotConnected)));
+    assert!(
+        matches!(seen.as_slice(), [EventKind::PointReached { .. }]),
+        "{seen:?}"
+    );
+    assert!(matches!(
+        injector.failure(),
+        Some(MailboxError::NotConnected)
+    ));
 }
 
 #[test]
@@ -107,7 +146,13 @@ fn a_hold_says_why_it_ended() {
     assert_eq!(ends(), HoldEnd::Bound);
     injector.hold(&unplug(HoldUntil::Time), 1, 0);
     assert_eq!(ends(), HoldEnd::Reached);
-    seen.push(record(60, Observation::UnplugSeen { event: 1, function: FunctionId::Vf(2) }));
+    seen.push(record(
+        60,
+        Observation::UnplugSeen {
+            event: 1,
+            function: FunctionId::Vf(2),
+        },
+    ));
     injector.hold(&unplug(HoldUntil::UnplugSeen), 1, 0);
     assert_eq!(ends(), HoldEnd::Reached);
     injector.stop();

@@ -303,8 +303,14 @@ pub fn gaps(events: &[Event]) -> Vec<(usize, u64)> {
 
 /// Whether round `number` of a recording, which may still be under way, shows a VF that was removed more than once.
 pub fn shows_double_removal(events: &[Event], number: u32) -> bool {
-    rounds(events).iter().filter(|round| round.number == number).any(|round| {
-        let mut seen = BTreeSet::new();
-        round.removals().into_iter().any(|removal| !seen.insert(removal.vf))
-    })
+    rounds(events)
+        .iter()
+        .filter(|round| round.number == number)
+        .any(|round| {
+            let mut seen = BTreeSet::new();
+            round
+                .removals()
+                .into_iter()
+                .any(|removal| !seen.insert(removal.vf))
+        })
 }

@@ -46,7 +46,7 @@ mod tests;
 
 pub use console::Console;
 pub use expect::{ExpectError, Expectations};
-pub use known::{KnownError, KnownIssues};
 pub use invariants::shows_double_removal;
+pub use known::{KnownError, KnownIssues};
 pub use report::Report;
 pub use verdict::{Judgement, judge};

@@ -45,7 +45,14 @@ impl Machine<'_> {
         args.two("-object", "memory-backend-memfd,id=ram,size=512M,share=on");
         args.two("-m", "512M");
         args.two("-accel", self.accel.option());
-        args.two("-cpu", if self.accel == Accel::Kvm { "host" } else { "max" });
+        args.two(
+            "-cpu",
+            if self.accel == Accel::Kvm {
+                "host"
+            } else {
+                "max"
+            },
+        );
         // The teardown runs on CPU 0, the unplug handler polls on CPU 1.
         args.two("-smp", "2");
         args.one("-nodefaults");
@@ -59,13 +66,19 @@ impl Machine<'_> {
         args.two("-kernel", self.kernel);
         args.two("-initrd", self.initramfs);
         args.two("-append", COMMAND_LINE);
-        args.two("-device", "pcie-root-port,id=root-port,bus=pcie.0,addr=0x2,slot=1,chassis=1");
+        args.two(
+            "-device",
+            "pcie-root-port,id=root-port,bus=pcie.0,addr=0x2,slot=1,chassis=1",
+        );
         // QEMU pairs VFs with their PF by `sriov-pf`; the VFs have to be there first.
         for number in (1..=self.vfs).rev() {
             self.function(&mut args, FunctionId::Vf(number), number, &socket);
         }
         self.function(&mut args, FunctionId::Pf, 0, &socket);
-        args.two("-chardev", with_path("socket,id=c-mailbox,path=", &socket(FunctionId::Mailbox)));
+        args.two(
+            "-chardev",
+            with_path("socket,id=c-mailbox,path=", &socket(FunctionId::Mailbox)),
+        );
         args.two(
             "-device",
             "vhost-user-test-device-pci,bus=pcie.0,addr=0x3,chardev=c-mailbox,virtio-id=38,num_vqs=3,vq_size=256",
@@ -81,10 +94,23 @@ impl Machine<'_> {
         socket: &impl Fn(FunctionId) -> PathBuf,
     ) {
         let (device, place) = (number >> 3, number & 7);
-        let (queues, mq) = (self.queue_pairs, if self.queue_pairs > 1 { ",mq=on" } else { "" });
-        let role = if number == 0 { ",id=pf" } else { ",sriov-pf=pf" };
-        args.two("-chardev", with_path(&format!("socket,id=c-{function},path="), &socket(function)));
-        args.two("-netdev", format!("vhost-user,id=n-{function},chardev=c-{function},queues={queues}"));
+        let (queues, mq) = (
+            self.queue_pairs,
+            if self.queue_pairs > 1 { ",mq=on" } else { "" },
+        );
+        let role = if number == 0 {
+            ",id=pf"
+        } else {
+            ",sriov-pf=pf"
+        };
+        args.two(
+            "-chardev",
+            with_path(&format!("socket,id=c-{function},path="), &socket(function)),
+        );
+        args.two(
+            "-netdev",
+            format!("vhost-user,id=n-{function},chardev=c-{function},queues={queues}"),
+        );
         args.two(
             "-device",
             format!(
@@ -136,8 +162,14 @@ mod tests {
             .into_iter()
             .map(|arg| arg.into_string().unwrap())
             .collect();
-        let at = |needle: &str| args.iter().position(|arg| arg.contains(needle)).expect(needle);
-        assert!(at("addr=0x1.0x1,netdev=n-vf9,mq=on,mac=52:54:00:76:00:09,sriov-pf=pf") < at("id=pf"));
+        let at = |needle: &str| {
+            args.iter()
+                .position(|arg| arg.contains(needle))
+                .expect(needle)
+        };
+        assert!(
+            at("addr=0x1.0x1,netdev=n-vf9,mq=on,mac=52:54:00:76:00:09,sriov-pf=pf") < at("id=pf")
+        );
         assert!(at("addr=0x0.0x1,netdev=n-vf1") < at("addr=0x0.0x0,netdev=n-pf"));
         assert!(at("path=s/mailbox.sock") < at("virtio-id=38"));
         assert!(args.contains(&"vhost-user,id=n-pf,chardev=c-pf,queues=2".to_owned()));

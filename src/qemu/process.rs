@@ -50,7 +50,10 @@ impl Process {
         arguments: &[OsString],
         log: &Path,
     ) -> Result<Self, ProcessError> {
-        let failed = |source| ProcessError::Log { path: log.to_path_buf(), source };
+        let failed = |source| ProcessError::Log {
+            path: log.to_path_buf(),
+            source,
+        };
         let file = File::create(log).map_err(failed)?;
         let (program, leading) = command.split_first().ok_or_else(|| ProcessError::Start {
             program: "QEMU".to_owned(),
@@ -68,13 +71,20 @@ impl Process {
             .process_group(0);
         // SAFETY: the closure makes one system call and touches no memory of the parent.
         unsafe {
-            command.pre_exec(|| Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?));
+            command.pre_exec(|| {
+                Ok(rustix::process::set_parent_process_death_signal(Some(
+                    Signal::KILL,
+                ))?)
+            });
         }
         let child = command.spawn().map_err(|source| ProcessError::Start {
             program: program.to_string_lossy().into_owned(),
             source,
         })?;
-        Ok(Self { child, log: log.to_path_buf() })
+        Ok(Self {
+            child,
+            log: log.to_path_buf(),
+        })
     }
 
     /// Process id.
@@ -108,10 +118,14 @@ impl Process {
 
     /// The last lines of what it said itself for a message.
     pub fn last_words(&self) -> String {
-        let text = std::fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let text =
+            std::fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         let text = text.unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
-        lines.get(lines.len().saturating_sub(3)..).unwrap_or_default().join("; ")
+        lines
+            .get(lines.len().saturating_sub(3)..)
+            .unwrap_or_default()
+            .join("; ")
     }
 }
 
@@ -131,13 +145,19 @@ pub fn describe(status: ExitStatus) -> String {
 }
 
 /// The command as a line that a shell would take.
-pub fn shell_line(command: &[OsString], env: &[(OsString, OsString)], arguments: &[OsString]) -> String {
+pub fn shell_line(
+    command: &[OsString],
+    env: &[(OsString, OsString)],
+    arguments: &[OsString],
+) -> String {
     let quote = |word: &OsString| {
         let word = word.to_string_lossy();
         // An argument with a NUL byte cannot be passed to a program at all: nothing is lost by showing it as it is.
         shlex::try_quote(&word).map_or_else(|_| word.to_string(), |quoted| quoted.into_owned())
     };
-    let settings = env.iter().map(|(name, value)| format!("{}={}", name.to_string_lossy(), quote(value)));
+    let settings = env
+        .iter()
+        .map(|(name, value)| format!("{}={}", name.to_string_lossy(), quote(value)));
     let words = command.iter().chain(arguments).map(quote);
     settings.chain(words).collect::<Vec<_>>().join(" ")
 }
@@ -160,7 +180,11 @@ mod tests {
     #[test]
     fn last_words_are_its_own() {
         let dir = tempfile::tempdir().unwrap();
-        let command = ["sh".into(), "-c".into(), "echo one; echo two >&2; exit 3".into()];
+        let command = [
+            "sh".into(),
+            "-c".into(),
+            "echo one; echo two >&2; exit 3".into(),
+        ];
         let mut process = Process::start(&command, &[], &[], &dir.path().join("log")).unwrap();
         let status = process.wait(Duration::from_secs(10)).unwrap().unwrap();
         assert_eq!(describe(status), "exit status 3");
@@ -169,7 +193,11 @@ mod tests {
 
     #[test]
     fn a_line_for_the_shell() {
-        let line = shell_line(&["qemu".into()], &[("A".into(), "b c".into())], &["-append".into(), "x='y'".into()]);
+        let line = shell_line(
+            &["qemu".into()],
+            &[("A".into(), "b c".into())],
+            &["-append".into(), "x='y'".into()],
+        );
         assert_eq!(line, r#"A='b c' qemu -append "x='y'""#);
     }
 }

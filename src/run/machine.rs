@@ -30,11 +30,17 @@ pub(super) struct Cut {
 
 impl Cut {
     pub(super) fn host(reason: impl std::fmt::Display) -> Self {
-        Self { reason: reason.to_string(), infrastructure: true }
+        Self {
+            reason: reason.to_string(),
+            infrastructure: true,
+        }
     }
 
     pub(super) fn guest(reason: impl std::fmt::Display) -> Self {
-        Self { reason: reason.to_string(), infrastructure: false }
+        Self {
+            reason: reason.to_string(),
+            infrastructure: false,
+        }
     }
 }
 
@@ -66,7 +72,8 @@ pub(super) struct Machine<'a> {
 impl<'a> Machine<'a> {
     /// Starts the back end and QEMU.
     pub(super) fn start(config: &'a RunConfig<'a>, events: &EventSink) -> Result<Self, Cut> {
-        let private = private_dir().map_err(|error| Cut::host(format!("no private directory: {error}")))?;
+        let private =
+            private_dir().map_err(|error| Cut::host(format!("no private directory: {error}")))?;
         let seen = Observations::default();
         let injector = Injector::new(events.clone(), seen.clone());
         let on_report = {
@@ -91,7 +98,11 @@ impl<'a> Machine<'a> {
         injector.connect(backend.mailbox());
 
         let initramfs = private.path().join("initramfs");
-        let parts = Parts { busybox: config.busybox, init: config.init, module: &config.kernel.module };
+        let parts = Parts {
+            busybox: config.busybox,
+            init: config.init,
+            module: &config.kernel.module,
+        };
         initramfs::write(&initramfs, parts).map_err(|error| Cut::host(chain(&error)))?;
         let console = config.dir.join("console.log");
         let hardware = Hardware {
@@ -104,7 +115,11 @@ impl<'a> Machine<'a> {
             no_reboot: true,
         };
         let arguments = hardware.arguments(|function| backend.socket(function));
-        events.emit(EventKind::Phase { phase: Phase::Boot, round: 0, console: 0 });
+        events.emit(EventKind::Phase {
+            phase: Phase::Boot,
+            round: 0,
+            console: 0,
+        });
         let line = shell_line(&config.qemu.command, &config.qemu.env, &arguments);
         let script = config.dir.join("command.sh");
         // The sockets in it are gone afterwards: it is a record, and a start for somebody who brings back ends.
@@ -131,7 +146,11 @@ impl<'a> Machine<'a> {
     pub(super) fn phase(&self, phase: Phase, round: u32) {
         // QEMU makes the file before the guest runs; should it be gone, the console is empty.
         let console = std::fs::metadata(&self.console).map_or(0, |file| file.len());
-        self.events.emit(EventKind::Phase { phase, round, console });
+        self.events.emit(EventKind::Phase {
+            phase,
+            round,
+            console,
+        });
     }
 
     /// Messages are counted from here on.
@@ -147,7 +166,10 @@ impl<'a> Machine<'a> {
             return Err(Cut::host("stopped by the user"));
         }
         if let Some(error) = self.injector.failure() {
-            return Err(Cut::host(format!("the unplug could not be ordered: {}", chain(&error))));
+            return Err(Cut::host(format!(
+                "the unplug could not be ordered: {}",
+                chain(&error)
+            )));
         }
         match self.qemu.ended() {
             Ok(None) => Ok(()),
@@ -155,8 +177,15 @@ impl<'a> Machine<'a> {
             Ok(Some(status)) if status.success() => Err(Cut::guest("the guest went down")),
             Ok(Some(status)) => {
                 let words = self.qemu.last_words();
-                let words = if words.is_empty() { String::new() } else { format!(": {words}") };
-                Err(Cut::host(format!("QEMU ended with {}{words}", describe(status))))
+                let words = if words.is_empty() {
+                    String::new()
+                } else {
+                    format!(": {words}")
+                };
+                Err(Cut::host(format!(
+                    "QEMU ended with {}{words}",
+                    describe(status)
+                )))
             }
             Err(error) => Err(Cut::host(chain(&error))),
         }

@@ -75,11 +75,16 @@ pub enum RunError {
 
 /// Runs it. Blocks until QEMU is gone and everything is written.
 pub fn run(config: &RunConfig<'_>, listener: Listener) -> Result<RunResult, RunError> {
-    std::fs::create_dir_all(&config.dir)
-        .map_err(|source| RunError::Write { path: config.dir.clone(), source })?;
+    std::fs::create_dir_all(&config.dir).map_err(|source| RunError::Write {
+        path: config.dir.clone(),
+        source,
+    })?;
     let console = config.dir.join("console.log");
     // QEMU makes it too, but a run that does not get that far is judged as well.
-    std::fs::write(&console, b"").map_err(|source| RunError::Write { path: console.clone(), source })?;
+    std::fs::write(&console, b"").map_err(|source| RunError::Write {
+        path: console.clone(),
+        source,
+    })?;
 
     let start = Instant::now();
     let (events, receiver) = EventSink::new();
@@ -102,11 +107,18 @@ pub fn run(config: &RunConfig<'_>, listener: Listener) -> Result<RunResult, RunE
     });
 
     let mut all = recording.take();
-    let console_bytes =
-        std::fs::read(&console).map_err(|source| RunError::Write { path: console.clone(), source })?;
+    let console_bytes = std::fs::read(&console).map_err(|source| RunError::Write {
+        path: console.clone(),
+        source,
+    })?;
     let judgement = judge(config.scenario, &all, &console_bytes, config.known);
     let seconds = start.elapsed().as_secs_f64();
-    conclude(&mut all, &judgement, seconds, &mut *listener.lock().unwrap_or_else(PoisonError::into_inner));
+    conclude(
+        &mut all,
+        &judgement,
+        seconds,
+        &mut *listener.lock().unwrap_or_else(PoisonError::into_inner),
+    );
     Ok(RunResult {
         judgement,
         seconds,
@@ -116,7 +128,12 @@ pub fn run(config: &RunConfig<'_>, listener: Listener) -> Result<RunResult, RunE
 }
 
 /// Appends findings and judgement to the recording, so that it is complete by itself.
-fn conclude(all: &mut Vec<Event>, judgement: &Judgement, seconds: f64, listener: &mut (dyn FnMut(&Event) + Send)) {
+fn conclude(
+    all: &mut Vec<Event>,
+    judgement: &Judgement,
+    seconds: f64,
+    listener: &mut (dyn FnMut(&Event) + Send),
+) {
     let ns = all.last().map_or(0, |event| event.ns);
     let findings = judgement.findings.iter().cloned().map(EventKind::Finding);
     let judged = EventKind::Judged {
@@ -127,7 +144,11 @@ fn conclude(all: &mut Vec<Event>, judgement: &Judgement, seconds: f64, listener:
         seconds,
     };
     for kind in findings.chain(std::iter::once(judged)) {
-        let event = Event { number: all.len() as u64, ns, kind };
+        let event = Event {
+            number: all.len() as u64,
+            ns,
+            kind,
+        };
         listener(&event);
         all.push(event);
     }
@@ -141,7 +162,10 @@ impl Recording {
     fn follow(&self, receiver: &Receiver<Event>, listener: &Mutex<Listener>) {
         for event in receiver {
             (*listener.lock().unwrap_or_else(PoisonError::into_inner))(&event);
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+            self.0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(event);
         }
     }
 
@@ -157,5 +181,8 @@ impl Recording {
 
 /// Whether a verdict says something about the kernel.
 pub fn is_about_the_kernel(verdict: Verdict) -> bool {
-    !matches!(verdict, Verdict::Infra | Verdict::BootFail | Verdict::Inconclusive)
+    !matches!(
+        verdict,
+        Verdict::Infra | Verdict::BootFail | Verdict::Inconclusive
+    )
 }

@@ -32,11 +32,19 @@ const POWER_OFF: Duration = Duration::from_secs(8);
 /// Plays the scenario. What happens goes to `events`, the reason for an early end as well.
 pub(super) fn play(config: &RunConfig<'_>, events: &EventSink, recording: &Recording) {
     let end = Machine::start(config, events).and_then(|machine| {
-        let mut course = Course { config, recording, machine, slowness: 1.0 };
+        let mut course = Course {
+            config,
+            recording,
+            machine,
+            slowness: 1.0,
+        };
         course.all()
     });
     if let Err(cut) = end {
-        events.emit(EventKind::Cut { reason: cut.reason, infrastructure: cut.infrastructure });
+        events.emit(EventKind::Cut {
+            reason: cut.reason,
+            infrastructure: cut.infrastructure,
+        });
     }
 }
 
@@ -55,7 +63,10 @@ impl Course<'_> {
         for round in 1..=rounds {
             self.round(round)?;
             // A lost reference stays lost: whatever came after it in this boot would not be a clean round.
-            if self.recording.look(|events| shows_double_removal(events, round)) {
+            if self
+                .recording
+                .look(|events| shows_double_removal(events, round))
+            {
                 break;
             }
         }
@@ -81,7 +92,10 @@ impl Course<'_> {
         match ready {
             Ok(()) => {}
             Err(Missed::Late) => {
-                return Err(Cut::guest(format!("the guest's init was not heard of in {} s", BOOT.as_secs())));
+                return Err(Cut::guest(format!(
+                    "the guest's init was not heard of in {} s",
+                    BOOT.as_secs()
+                )));
             }
             Err(Missed::Stopped(cut)) => return Err(cut),
         }
@@ -93,7 +107,10 @@ impl Course<'_> {
     fn round(&mut self, round: u32) -> Result<(), Cut> {
         let vfs = self.config.scenario.vfs;
         let pf = format!("/sys/bus/pci/devices/{PF_ADDRESS}");
-        self.shell(&format!("[ ! -e {pf}/driver ] || echo {PF_ADDRESS} >{pf}/driver/unbind"), "unbinding the PF")?;
+        self.shell(
+            &format!("[ ! -e {pf}/driver ] || echo {PF_ADDRESS} >{pf}/driver/unbind"),
+            "unbinding the PF",
+        )?;
         self.measure("before")?;
         self.shell(
             &format!(
@@ -113,12 +130,17 @@ impl Course<'_> {
 
         self.machine.phase(Phase::Teardown, round);
         let action = match self.config.scenario.teardown {
-            Teardown::Unbind => format!("echo {PF_ADDRESS} >/sys/bus/pci/drivers/virtio-pci/unbind"),
+            Teardown::Unbind => {
+                format!("echo {PF_ADDRESS} >/sys/bus/pci/drivers/virtio-pci/unbind")
+            }
             Teardown::PfRemove => format!("echo 1 >{pf}/remove"),
         };
         let mark = self.machine.seen.mark();
         // Said by the task that then does it: both are builtins of the guest's shell.
-        let teardown = self.send(CommandKind::Exec, &format!("printf 'task teardown\\n' >&3; {action}"))?;
+        let teardown = self.send(
+            CommandKind::Exec,
+            &format!("printf 'task teardown\\n' >&3; {action}"),
+        )?;
         self.back(teardown, fired_before, mark)?;
         self.machine.injector.disarm();
 
@@ -138,7 +160,10 @@ impl Course<'_> {
         match self.done(teardown, limit) {
             Ok((0, _)) => {}
             Ok((status, output)) => {
-                return Err(Cut::guest(format!("the teardown failed with status {status}: {}", output.trim())));
+                return Err(Cut::guest(format!(
+                    "the teardown failed with status {status}: {}",
+                    output.trim()
+                )));
             }
             Err(Missed::Stopped(cut)) => return Err(cut),
             Err(Missed::Late) => return Err(self.stuck("the teardown", limit)),
@@ -152,7 +177,10 @@ impl Course<'_> {
             mark,
             limit,
             || self.machine.check(),
-            |record| matches!(&record.what, Observation::UnplugDone { event } if *event == fired).then_some(()),
+            |record| {
+                matches!(&record.what, Observation::UnplugDone { event } if *event == fired)
+                    .then_some(())
+            },
         );
         match done {
             Ok(()) => Ok(()),
@@ -163,22 +191,34 @@ impl Course<'_> {
 
     /// Has the guest print who is blocked, who holds which lock and every task, and gives the reason to end here.
     fn stuck(&mut self, who: &str, limit: Duration) -> Cut {
-        let cut = Cut::guest(format!("{who} did not come back in {:.0} s", limit.as_secs_f64()));
+        let cut = Cut::guest(format!(
+            "{who} did not come back in {:.0} s",
+            limit.as_secs_f64()
+        ));
         // sysrq prints at levels that the console does not show by default (drivers/tty/sysrq.c).
-        let dump = "echo 8 >/proc/sys/kernel/printk; for c in w d; do echo $c >/proc/sysrq-trigger; done";
+        let dump =
+            "echo 8 >/proc/sys/kernel/printk; for c in w d; do echo $c >/proc/sysrq-trigger; done";
         let limit = self.scaled(DUMP);
-        match self.send(CommandKind::Exec, dump).map(|sent| self.done(sent, limit)) {
+        match self
+            .send(CommandKind::Exec, dump)
+            .map(|sent| self.done(sent, limit))
+        {
             Ok(Ok(_)) => cut,
             Ok(Err(Missed::Stopped(worse))) => worse,
-            Ok(Err(Missed::Late)) | Err(_) => Cut { reason: format!("{}; the guest does not answer", cut.reason), ..cut },
+            Ok(Err(Missed::Late)) | Err(_) => Cut {
+                reason: format!("{}; the guest does not answer", cut.reason),
+                ..cut
+            },
         }
     }
 
     /// Removes the PF for good. A reference that was put once too often shows here as a use after free.
     fn final_remove(&mut self) -> Result<(), Cut> {
         self.machine.phase(Phase::FinalRemove, 0);
-        let sent = self
-            .send(CommandKind::Exec, &format!("echo 1 >/sys/bus/pci/devices/{PF_ADDRESS}/remove"))?;
+        let sent = self.send(
+            CommandKind::Exec,
+            &format!("echo 1 >/sys/bus/pci/devices/{PF_ADDRESS}/remove"),
+        )?;
         let limit = self.limit(TASK);
         match self.done(sent, limit) {
             Ok(_) => self.measure("final"),
@@ -210,9 +250,10 @@ impl Course<'_> {
         let limit = self.limit(limit);
         match self.done(sent, limit) {
             Ok((0, _)) => Ok(()),
-            Ok((status, output)) => {
-                Err(Cut::guest(format!("{what} failed with status {status}: {}", output.trim())))
-            }
+            Ok((status, output)) => Err(Cut::guest(format!(
+                "{what} failed with status {status}: {}",
+                output.trim()
+            ))),
             Err(Missed::Stopped(cut)) => Err(cut),
             Err(Missed::Late) => Err(self.stuck(what, limit)),
         }

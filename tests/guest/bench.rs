@@ -15,9 +15,9 @@ use vfrace::guest::proto::{CommandKind, decode_report};
 use vfrace::inject::Injector;
 use vfrace::kernel::{BuiltKernel, Kernels};
 use vfrace::qemu::machine::{Machine, PF_ADDRESS};
-use vfrace::qemu::{Accel, QemuBinary};
 use vfrace::qemu::process::Process;
 use vfrace::qemu::provide::{provide, provide_busybox};
+use vfrace::qemu::{Accel, QemuBinary};
 
 pub const PF: &str = PF_ADDRESS;
 
@@ -31,12 +31,19 @@ pub struct Bench {
 pub fn bench() -> &'static Bench {
     static BENCH: OnceLock<Bench> = OnceLock::new();
     BENCH.get_or_init(|| {
-        let (cache, data) = (vfrace::paths::cache_dir().unwrap(), vfrace::paths::data_dir().unwrap());
+        let (cache, data) = (
+            vfrace::paths::cache_dir().unwrap(),
+            vfrace::paths::data_dir().unwrap(),
+        );
         let (events, stop) = (EventSink::discard(), Arc::new(AtomicBool::new(false)));
         let qemu = provide(&cache, &data, &events, &stop).unwrap();
         let busybox = provide_busybox(&cache, &data, &events, &stop).unwrap();
         let kernels = Kernels::new(cache, data, events);
-        Bench { qemu, busybox, base: kernels.build(&"base".parse().unwrap()).unwrap() }
+        Bench {
+            qemu,
+            busybox,
+            base: kernels.build(&"base".parse().unwrap()).unwrap(),
+        }
     })
 }
 
@@ -57,7 +64,10 @@ impl Guest {
     /// Boots the base kernel with `vfs` VFs of `queue_pairs` queue pairs.
     pub fn boot(vfs: u16, queue_pairs: u16) -> Self {
         let bench = bench();
-        let dir = tempfile::Builder::new().prefix("vfrace-").tempdir().unwrap();
+        let dir = tempfile::Builder::new()
+            .prefix("vfrace-")
+            .tempdir()
+            .unwrap();
         let seen = Observations::default();
         let report = seen.clone();
         let backend = Backend::start(BackendConfig {
@@ -70,8 +80,14 @@ impl Guest {
         })
         .unwrap();
         let initramfs = dir.path().join("initramfs");
-        let init = vfrace::paths::data_dir().unwrap().join("guest-tests/init/init");
-        let parts = Parts { busybox: &bench.busybox, init: &init, module: &bench.base.module };
+        let init = vfrace::paths::data_dir()
+            .unwrap()
+            .join("guest-tests/init/init");
+        let parts = Parts {
+            busybox: &bench.busybox,
+            init: &init,
+            module: &bench.base.module,
+        };
         initramfs::write(&initramfs, parts).unwrap();
         let arguments = Machine {
             accel: Accel::Tcg,
@@ -85,7 +101,15 @@ impl Guest {
         .arguments(|function| backend.socket(function));
         let control = Control::new(backend.mailbox(), seen.clone());
         let log = dir.path().join("log");
-        let mut guest = Self { seen, control, arguments, log, qemu: None, backend, _dir: dir };
+        let mut guest = Self {
+            seen,
+            control,
+            arguments,
+            log,
+            qemu: None,
+            backend,
+            _dir: dir,
+        };
         guest.start();
         guest
     }
@@ -95,7 +119,8 @@ impl Guest {
         self.qemu = None;
         let mark = self.seen.mark();
         let qemu = &bench().qemu;
-        self.qemu = Some(Process::start(&qemu.command, &qemu.env, &self.arguments, &self.log).unwrap());
+        self.qemu =
+            Some(Process::start(&qemu.command, &qemu.env, &self.arguments, &self.log).unwrap());
         self.wait_until_ready(mark);
     }
 
@@ -120,7 +145,8 @@ impl Guest {
     pub fn shell(&mut self, text: &str) -> String {
         let sent = self.control.send(CommandKind::Exec, text).unwrap();
         let done = self.control.waiting(sent).done(LIMIT, || Ok::<(), ()>(()));
-        let (status, output) = done.unwrap_or_else(|_| panic!("`{text}` did not end: {}", self.console()));
+        let (status, output) =
+            done.unwrap_or_else(|_| panic!("`{text}` did not end: {}", self.console()));
         assert_eq!(status, 0, "`{text}` printed: {output}{}", self.console());
         output
     }

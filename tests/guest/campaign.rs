@@ -7,17 +7,27 @@ use std::process::{Command, Output};
 use vfrace::event::{Event, EventKind, Observation, Verdict};
 
 fn vfrace(arguments: &[&str], out: &Path) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_vfrace")).args(arguments).arg("--out").arg(out).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_vfrace"))
+        .args(arguments)
+        .arg("--out")
+        .arg(out)
+        .output()
+        .unwrap()
 }
 
 fn told(output: &Output) -> String {
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
     format!("{out}\n--- standard error:\n{err}")
 }
 
 fn events(dir: &Path) -> Vec<Event> {
     let file = std::fs::read_to_string(dir.join("boot-1/events.jsonl")).unwrap();
-    file.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    file.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
 fn verdict(events: &[Event]) -> Verdict {
@@ -32,7 +42,10 @@ fn verdict(events: &[Event]) -> Verdict {
 #[ignore = "boots a guest: make test"]
 fn the_unfixed_kernel_removes_a_vf_twice() {
     let dir = tempfile::tempdir().unwrap();
-    let output = vfrace(&["run", "unbind-vs-vf-unplug", "--kernel", "base"], dir.path());
+    let output = vfrace(
+        &["run", "unbind-vs-vf-unplug", "--kernel", "base"],
+        dir.path(),
+    );
     assert_eq!(output.status.code(), Some(1), "{}", told(&output));
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(said.contains("DOUBLE-REMOVAL"), "{said}");
@@ -67,10 +80,16 @@ fn the_unfixed_kernel_removes_a_vf_twice() {
 #[ignore = "boots a guest: make test"]
 fn v7_passes_with_both_sides_shown_to_meet() {
     let dir = tempfile::tempdir().unwrap();
-    let output = vfrace(&["run", "unbind-vs-vf-unplug", "--kernel", "v7"], dir.path());
+    let output = vfrace(
+        &["run", "unbind-vs-vf-unplug", "--kernel", "v7"],
+        dir.path(),
+    );
     assert_eq!(output.status.code(), Some(0), "{}", told(&output));
     let events = events(&dir.path().join("unbind-vs-vf-unplug/v7"));
-    let fired = events.iter().filter(|event| matches!(event.kind, EventKind::UnplugFired { .. })).count();
+    let fired = events
+        .iter()
+        .filter(|event| matches!(event.kind, EventKind::UnplugFired { .. }))
+        .count();
     let waited = events.iter().filter(|event| {
         matches!(&event.kind, EventKind::Guest(record)
             if record.comm == "vfrace-unplug" && matches!(record.what, Observation::LockWait { owner } if owner != 0))
@@ -83,9 +102,21 @@ fn v7_passes_with_both_sides_shown_to_meet() {
 fn controls_pass_and_say_that_no_overlap_is_expected() {
     for (scenario, kernel) in [("unbind-alone", "base"), ("pf-remove-with-vfs", "v7")] {
         let dir = tempfile::tempdir().unwrap();
-        let output = vfrace(&["run", scenario, "--kernel", kernel, "--rounds", "1"], dir.path());
-        assert_eq!(output.status.code(), Some(0), "{scenario}: {}", told(&output));
-        assert!(told(&output).contains("no overlap expected"), "{scenario}: {}", told(&output));
+        let output = vfrace(
+            &["run", scenario, "--kernel", kernel, "--rounds", "1"],
+            dir.path(),
+        );
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{scenario}: {}",
+            told(&output)
+        );
+        assert!(
+            told(&output).contains("no overlap expected"),
+            "{scenario}: {}",
+            told(&output)
+        );
     }
 }
 
@@ -94,11 +125,24 @@ fn controls_pass_and_say_that_no_overlap_is_expected() {
 fn a_matrix_compares_with_what_is_expected() {
     let dir = tempfile::tempdir().unwrap();
     let output = vfrace(
-        &["matrix", "--kernels", "base", "--scenarios", "unbind-vs-vf-unplug", "--vfs", "1", "--vf", "1"],
+        &[
+            "matrix",
+            "--kernels",
+            "base",
+            "--scenarios",
+            "unbind-vs-vf-unplug",
+            "--vfs",
+            "1",
+            "--vf",
+            "1",
+        ],
         dir.path(),
     );
     // a finding that is expected is good
     assert_eq!(output.status.code(), Some(0), "{}", told(&output));
     let matrix = std::fs::read_to_string(dir.path().join("matrix.json")).unwrap();
-    assert!(matrix.contains("\"verdict\": \"DOUBLE-REMOVAL\""), "{matrix}");
+    assert!(
+        matrix.contains("\"verdict\": \"DOUBLE-REMOVAL\""),
+        "{matrix}"
+    );
 }

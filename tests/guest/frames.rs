@@ -9,7 +9,10 @@ use crate::bench::{Guest, PF};
 fn give_address(guest: &mut Guest, function: &str, number: u8) {
     let place = match function {
         "pf" => format!("/sys/bus/pci/devices/{PF}"),
-        vf => format!("/sys/bus/pci/devices/{PF}/virtfn{}", vf[2..].parse::<u16>().unwrap() - 1),
+        vf => format!(
+            "/sys/bus/pci/devices/{PF}/virtfn{}",
+            vf[2..].parse::<u16>().unwrap() - 1
+        ),
     };
     guest.shell(&format!(
         "unshare -n sleep 1000 & n=$!; echo $n >/tmp/{function}; usleep 300000; \
@@ -19,8 +22,13 @@ fn give_address(guest: &mut Guest, function: &str, number: u8) {
 }
 
 fn ping(guest: &mut Guest, from: &str, to: u8) {
-    let said = guest.shell(&format!("nsenter -t $(cat /tmp/{from}) -n ping -c 3 -W 5 10.0.0.{to}"));
-    assert!(said.contains("3 packets transmitted, 3 packets received"), "{said}");
+    let said = guest.shell(&format!(
+        "nsenter -t $(cat /tmp/{from}) -n ping -c 3 -W 5 10.0.0.{to}"
+    ));
+    assert!(
+        said.contains("3 packets transmitted, 3 packets received"),
+        "{said}"
+    );
 }
 
 fn ping_all(guest: &mut Guest) {
@@ -34,7 +42,11 @@ fn ping_all(guest: &mut Guest) {
 
 fn packets(guest: &Guest, function: FunctionId) -> u64 {
     let counters = guest.backend.counters();
-    counters.iter().find(|(which, _)| *which == function).map(|(_, port)| port.rx_packets).unwrap()
+    counters
+        .iter()
+        .find(|(which, _)| *which == function)
+        .map(|(_, port)| port.rx_packets)
+        .unwrap()
 }
 
 #[test]
@@ -42,8 +54,16 @@ fn packets(guest: &Guest, function: FunctionId) -> u64 {
 fn frames_cross_functions_before_and_after_a_reset_and_a_restart() {
     let mut guest = Guest::boot(2, 1);
     ping_all(&mut guest);
-    assert!(packets(&guest, FunctionId::Pf) >= 3, "{:?}", guest.backend.counters());
-    assert!(packets(&guest, FunctionId::Vf(2)) >= 3, "{:?}", guest.backend.counters());
+    assert!(
+        packets(&guest, FunctionId::Pf) >= 3,
+        "{:?}",
+        guest.backend.counters()
+    );
+    assert!(
+        packets(&guest, FunctionId::Vf(2)) >= 3,
+        "{:?}",
+        guest.backend.counters()
+    );
 
     let mark = guest.mark();
     guest.send("reboot -f");
