@@ -3,6 +3,8 @@
 //!
 //! They are ignored by a plain `cargo test`, since the first one builds kernels for minutes; `make test` runs them.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
 mod bench;
 mod campaign;
 mod frames;
