@@ -67,9 +67,7 @@ impl Serialize for FunctionId {
 
 impl<'de> Deserialize<'de> for FunctionId {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        String::deserialize(d)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -503,14 +501,7 @@ impl EventSink {
     /// A sink and the end to read from. The clock starts now.
     pub fn new() -> (Self, std::sync::mpsc::Receiver<Event>) {
         let (sender, receiver) = std::sync::mpsc::channel();
-        (
-            Self {
-                sender,
-                start: Instant::now(),
-                next: Arc::default(),
-            },
-            receiver,
-        )
+        (Self { sender, start: Instant::now(), next: Arc::default() }, receiver)
     }
 
     /// A sink that nobody reads.
@@ -528,21 +519,11 @@ impl EventSink {
 
     /// Says that a long step is at `detail`.
     pub fn progress(&self, step: &str, detail: impl Into<String>, part: Option<(u64, u64)>) {
-        self.emit(EventKind::Progress {
-            step: step.to_owned(),
-            detail: detail.into(),
-            part,
-            finished: false,
-        });
+        self.emit(EventKind::Progress { step: step.to_owned(), detail: detail.into(), part, finished: false });
     }
 
     /// Says that a long step has ended.
     pub fn finished(&self, step: &str, detail: impl Into<String>) {
-        self.emit(EventKind::Progress {
-            step: step.to_owned(),
-            detail: detail.into(),
-            part: None,
-            finished: true,
-        });
+        self.emit(EventKind::Progress { step: step.to_owned(), detail: detail.into(), part: None, finished: true });
     }
 }

@@ -26,30 +26,12 @@ pub enum ExitCode {
 impl ExitCode {
     /// All codes with the sentence that `--help` and the documentation print for them.
     pub const ALL: [(ExitCode, &'static str); 6] = [
-        (
-            ExitCode::Good,
-            "as it should be: PASS, or every verdict as expected",
-        ),
-        (
-            ExitCode::Bad,
-            "a finding in the kernel, or a verdict that was not expected",
-        ),
-        (
-            ExitCode::CannotTell,
-            "cannot tell: does not build or boot, or the two sides never overlapped",
-        ),
-        (
-            ExitCode::Infrastructure,
-            "the machine, not the kernel: QEMU, a tool, a package, the disk",
-        ),
-        (
-            ExitCode::Usage,
-            "a request that makes no sense: unknown option, malformed scenario, value out of range",
-        ),
-        (
-            ExitCode::Interrupted,
-            "stopped by SIGINT or SIGTERM; results so far are kept",
-        ),
+        (ExitCode::Good, "as it should be: PASS, or every verdict as expected"),
+        (ExitCode::Bad, "a finding in the kernel, or a verdict that was not expected"),
+        (ExitCode::CannotTell, "cannot tell: does not build or boot, or the two sides never overlapped"),
+        (ExitCode::Infrastructure, "the machine, not the kernel: QEMU, a tool, a package, the disk"),
+        (ExitCode::Usage, "a request that makes no sense: unknown option, malformed scenario, value out of range"),
+        (ExitCode::Interrupted, "stopped by SIGINT or SIGTERM; results so far are kept"),
     ];
 
     /// The number that the shell sees.

@@ -7,19 +7,19 @@
 //! `cli`, `report`, `campaign`, `run`, `inject`, `oracle`, `guest`, `kernel`, `qemu`, `device`, `wire`, `scenario`,
 //! `host`, `event`.
 
-pub mod campaign;
-pub mod cli;
-pub mod device;
 pub mod event;
 pub mod exit;
-pub mod guest;
-pub mod host;
-pub mod inject;
-pub mod kernel;
-pub mod oracle;
 pub mod paths;
-pub mod qemu;
-pub mod report;
-pub mod run;
+pub mod host;
 pub mod scenario;
 pub mod wire;
+pub mod device;
+pub mod guest;
+pub mod kernel;
+pub mod qemu;
+pub mod oracle;
+pub mod report;
+pub mod inject;
+pub mod run;
+pub mod campaign;
+pub mod cli;

@@ -7,9 +7,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum PathError {
     /// Neither the environment nor the passwd entry names a home.
-    #[error(
-        "no place for the cache: set VFRACE_CACHE (or XDG_CACHE_HOME, or HOME) to a directory with 10 GiB free"
-    )]
+    #[error("no place for the cache: set VFRACE_CACHE (or XDG_CACHE_HOME, or HOME) to a directory with 10 GiB free")]
     NoCache,
     /// The directory cannot be made.
     #[error("cannot create {path}")]
@@ -20,9 +18,7 @@ pub enum PathError {
         source: std::io::Error,
     },
     /// guest-tests/ is neither beside the program nor where it was built.
-    #[error(
-        "the guest-tests directory was not found (looked in {looked}); set VFRACE_DATA to the checkout"
-    )]
+    #[error("the guest-tests directory was not found (looked in {looked}); set VFRACE_DATA to the checkout")]
     NoData {
         /// The places that were tried, for the message.
         looked: String,
@@ -31,19 +27,12 @@ pub enum PathError {
 
 /// The cache directory: `$VFRACE_CACHE`, else `$XDG_CACHE_HOME/vfrace`, else `$HOME/.cache/vfrace`. Created if absent.
 pub fn cache_dir() -> Result<PathBuf, PathError> {
-    let env = |name: &str| {
-        std::env::var_os(name)
-            .filter(|v| !v.is_empty())
-            .map(PathBuf::from)
-    };
+    let env = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let dir = env("VFRACE_CACHE")
         .or_else(|| env("XDG_CACHE_HOME").map(|d| d.join("vfrace")))
         .or_else(|| env("HOME").map(|d| d.join(".cache/vfrace")))
         .ok_or(PathError::NoCache)?;
-    std::fs::create_dir_all(&dir).map_err(|source| PathError::Create {
-        path: dir.clone(),
-        source,
-    })?;
+    std::fs::create_dir_all(&dir).map_err(|source| PathError::Create { path: dir.clone(), source })?;
     std::path::absolute(&dir).map_err(|source| PathError::Create { path: dir, source })
 }
 
@@ -62,10 +51,7 @@ pub fn data_dir() -> Result<PathBuf, PathError> {
     } else {
         let starts = [std::env::current_exe().ok(), std::env::current_dir().ok()];
         for start in starts.into_iter().flatten() {
-            if let Some(dir) = start
-                .ancestors()
-                .find(|dir| dir.join("guest-tests/variants").is_dir())
-            {
+            if let Some(dir) = start.ancestors().find(|dir| dir.join("guest-tests/variants").is_dir()) {
                 return Ok(dir.to_path_buf());
             }
         }
@@ -74,7 +60,5 @@ pub fn data_dir() -> Result<PathBuf, PathError> {
             return Ok(built.to_path_buf());
         }
     }
-    Err(PathError::NoData {
-        looked: looked.join(", "),
-    })
+    Err(PathError::NoData { looked: looked.join(", ") })
 }

@@ -88,11 +88,7 @@ impl fmt::Display for Point {
             WirePhase::Request => "request",
             WirePhase::Reply => "reply",
         };
-        write!(
-            f,
-            "{}:wire:{}#{}@{phase}",
-            self.function, self.message, self.nth
-        )
+        write!(f, "{}:wire:{}#{}@{phase}", self.function, self.message, self.nth)
     }
 }
 
