@@ -16,7 +16,7 @@ use crate::paths;
 
 use crate::qemu::provide::{provide, provide_busybox};
 use crate::qemu::{Accel, QemuBinary, Wish, choose_accel};
-use crate::report::{Recorder, Terminal};
+use crate::report::{Recorder, Terminal, terminal};
 use crate::run::{Listener, Stop};
 use crate::scenario::{self, Scenario};
 
@@ -189,7 +189,8 @@ impl Ready<'_> {
         boots: u32,
         jobs: usize,
     ) -> Result<Vec<Outcome>, Failure> {
-        let listen = |dir: &Path| self.listener(dir);
+        let alone = jobs == 1;
+        let listen = |dir: &Path| self.listener(dir, alone);
         Ok(play(&Campaign {
             scenarios,
             kernels: &self.kernels,
@@ -208,15 +209,22 @@ impl Ready<'_> {
     }
 
     /// Writes a run's events and passes its progress on.
-    fn listener(&self, dir: &Path) -> Listener {
+    fn listener(&self, dir: &Path, alone: bool) -> Listener {
+        let boot = dir.file_name().unwrap_or_default().to_string_lossy();
+        let boot = boot.trim_start_matches("boot-").parse().unwrap_or(1);
         let path = dir.join("events.jsonl");
         let told = |error| log::error!("the recording {} is incomplete: {error}", path.display());
         let mut file = Recorder::create(&path).map_err(told).ok();
         let display = self.bench.events.clone();
         let name = path.display().to_string();
+        let mut step = None;
         Box::new(move |event| {
-            if !matches!(event.kind, EventKind::Wire(_) | EventKind::Guest(_)) {
-                display.emit(event.kind.clone());
+            if alone {
+                if !matches!(event.kind, EventKind::Wire(_) | EventKind::Guest(_)) {
+                    display.emit(event.kind.clone());
+                }
+            } else {
+                summarise(&mut step, &display, &event.kind, boot);
             }
             let last = matches!(event.kind, EventKind::Judged { .. });
             let written = file.as_mut().map_or(Ok(()), |file| {
@@ -229,6 +237,45 @@ impl Ready<'_> {
                 file = None;
             }
         })
+    }
+}
+
+/// Several guests at a time: of each only where it is and what came out.
+fn summarise(step: &mut Option<String>, display: &EventSink, kind: &EventKind, boot: u32) {
+    match (kind, step.as_deref()) {
+        (
+            EventKind::RunStarted {
+                scenario, kernel, ..
+            },
+            _,
+        ) => {
+            let again = if boot > 1 {
+                format!(", boot {boot}")
+            } else {
+                String::new()
+            };
+            *step = Some(format!("{scenario} on {kernel}{again}"));
+        }
+        (EventKind::Phase { phase, round, .. }, Some(step)) => {
+            let detail = terminal::where_it_is(*phase, *round);
+            display.progress(step, detail, None);
+        }
+        (
+            EventKind::Judged {
+                verdict,
+                hits,
+                rounds,
+                seconds,
+                ..
+            },
+            Some(step),
+        ) => {
+            display.finished(
+                step,
+                format!("{verdict}  {hits}/{rounds} rounds  {seconds:.1} s"),
+            );
+        }
+        _ => {}
     }
 }
 

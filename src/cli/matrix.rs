@@ -33,11 +33,19 @@ pub(super) struct Args {
     /// Boots of each combination
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     boots: u32,
-    /// Guests at the same time
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
-    jobs: u16,
+    /// Guests at the same time [default: one a core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: Option<u16>,
     #[command(flatten)]
     options: Options,
+}
+
+impl Args {
+    /// A guest has two virtual CPUs and one of them is busy now and then: one a core keeps a machine busy.
+    fn jobs(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        self.jobs.map_or_else(cores, usize::from)
+    }
 }
 
 pub(super) fn run(args: &Args) -> ExitCode {
@@ -52,7 +60,7 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
         .map(|name| args.options.load(name, &bench.data))
         .collect::<Result<Vec<_>, _>>()?;
     let ready = bench.ready(&args.kernels, &args.options)?;
-    let outcomes = ready.play(&scenarios, args.boots, args.jobs.into())?;
+    let outcomes = ready.play(&scenarios, args.boots, args.jobs())?;
     let dir = ready.dir().to_path_buf();
     let interrupted = bench.stop.load(Ordering::Acquire);
     bench.quiet();

@@ -198,8 +198,8 @@ impl Apt {
     }
 
     fn offers(&self, args: &[&str], package: &str) -> Result<Vec<Offer>, HostError> {
-        // Not where the packages are: apt prints no URI for a file that the working directory has already.
-        match command::output(self.apt_get().current_dir(&self.root).args(args), "apt-get") {
+        // Not where the packages are: apt leaves out what is in its working directory, whole or not.
+        match command::output(self.apt_get().args(args).current_dir(&self.root), "apt-get") {
             Ok(text) => Ok(text.lines().filter_map(parse_offer).collect()),
             Err(HostError::Failed { tail, .. }) => Err(no_package(package, &tail)),
             Err(other) => Err(other),

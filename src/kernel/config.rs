@@ -31,15 +31,21 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads the fragments below the data directory.
-    pub fn load(data: &Path) -> Result<Self, HostError> {
+    /// Reads the fragments below the data directory, and after them the one named after the source version (`7.3`), if
+    /// there is one: options come and go.
+    pub fn load(data: &Path, source: &str) -> Result<Self, HostError> {
         let mut wanted = BTreeMap::new();
-        for fragment in FRAGMENTS {
-            let path = data
-                .join("guest-tests/kconfig")
-                .join(format!("{fragment}.config"));
+        let path = |fragment: &str| {
+            data.join("guest-tests/kconfig")
+                .join(format!("{fragment}.config"))
+        };
+        for path in FRAGMENTS.map(path) {
             let text = std::fs::read_to_string(&path).map_err(files::failed("read", &path))?;
             wanted.extend(parse(&text));
+        }
+        let own = path(source);
+        if let Some(bytes) = files::read_if_there(&own)? {
+            wanted.extend(parse(&String::from_utf8_lossy(&bytes)));
         }
         Ok(Self { wanted })
     }
@@ -144,10 +150,12 @@ mod tests {
 
     #[test]
     fn the_fragments_in_the_tree() {
-        let config = Config::load(Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let config = Config::load(Path::new(env!("CARGO_MANIFEST_DIR")), "7.2").unwrap();
         assert_eq!(
             config.summary(),
             "KASAN, lockdep, DEBUG_LIST, hung-task, caller ids, PREEMPT"
         );
+        let newer = Config::load(Path::new(env!("CARGO_MANIFEST_DIR")), "7.3").unwrap();
+        assert_ne!(config.id(), newer.id());
     }
 }

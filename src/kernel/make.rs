@@ -10,7 +10,7 @@ use crate::event::EventSink;
 use crate::host::command;
 
 /// Steps that make reports for a full build of 7.2 in our configuration, counted; a build in the cache replaces it.
-pub const FULL_STEPS: u64 = 1640;
+pub const FULL_STEPS: u64 = 1760;
 
 /// What a build is told that would otherwise differ from one build to the next
 /// (Documentation/kbuild/reproducible-builds.rst). LOCALVERSION, set and empty, keeps scripts/setlocalversion from
@@ -40,6 +40,23 @@ const UNSET: [&str; 14] = [
     "KCONFIG_CONFIG",
     "INSTALL_MOD_PATH",
 ];
+
+/// Lines with errors that are shown.
+const ERRORS: usize = 8;
+
+/// A line of a compiler, an assembler, a linker, objtool or modpost that says what is wrong.
+fn is_error(line: &str) -> bool {
+    const SIGNS: [&str; 7] = [
+        " error: ",
+        "fatal error:",
+        "Error: ",
+        "ERROR: ",
+        "undefined reference",
+        "command not found",
+        "No space left on device",
+    ];
+    SIGNS.iter().any(|sign| line.contains(sign))
+}
 
 /// A make in one source and object tree.
 #[derive(Debug)]
@@ -71,7 +88,11 @@ impl Make<'_> {
             make.env_remove(variable);
         }
         let mut count = 0u64;
+        let mut errors: Vec<String> = Vec::new();
         let line = |text: &str| {
+            if errors.len() < ERRORS && is_error(text) {
+                errors.push(text.to_owned());
+            }
             if let Some(what) = step_of(text) {
                 count += 1;
                 // More steps than expected: then the number was wrong, and none is better than a wrong one.
@@ -85,11 +106,21 @@ impl Make<'_> {
         if ended.status.success() {
             return Ok(count);
         }
+        // With several jobs the error is far from the end: it goes first, and the end only if there is none.
+        let tail = if errors.is_empty() {
+            ended.tail.clone()
+        } else {
+            errors.join("\n")
+        };
+        let what = step
+            .split_once(": ")
+            .map_or(step, |(kernel, _)| kernel)
+            .to_owned();
         Err(KernelError::Make {
-            what: step.to_owned(),
+            what,
             status: ended.how(),
             log: self.log.clone(),
-            tail: ended.tail,
+            tail,
         })
     }
 }
@@ -114,6 +145,19 @@ fn step_of(line: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_in_makes_output() {
+        for line in [
+            "drivers/pci/probe.c:9:2: error: 'x' undeclared",
+            "ld: drivers/pci/probe.o: undefined reference to `mutex_get_owner'",
+            "ERROR: modpost: \"x\" [vfrace.ko] undefined!",
+            "/bin/sh: 1: bc: command not found",
+        ] {
+            assert!(is_error(line), "{line}");
+        }
+        assert!(!is_error("  CC      lib/error.o") && !is_error("make[1]: *** [x] Error 2"));
+    }
 
     #[test]
     fn steps_in_makes_output() {

@@ -40,7 +40,17 @@ impl Machine<'_> {
     /// The arguments after QEMU's name. `socket` says where the back end of a function listens.
     pub fn arguments(&self, socket: impl Fn(FunctionId) -> PathBuf) -> Vec<OsString> {
         let mut args = Arguments(Vec::new());
-        args.two("-machine", "q35,memory-backend=ram");
+        // What is not used is off: each controller costs the guest's boot under TCG.
+        args.two(
+            "-machine",
+            "q35,memory-backend=ram,usb=off,smbus=off,sata=off,vmport=off",
+        );
+        // Native PCI Express hotplug. With ACPI's, the firmware's tables describe every slot and the guest interprets
+        // them for seconds.
+        args.two(
+            "-global",
+            "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off",
+        );
         // The back ends map the guest's memory: it has to be shareable.
         args.two("-object", "memory-backend-memfd,id=ram,size=512M,share=on");
         args.two("-m", "512M");

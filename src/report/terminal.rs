@@ -186,14 +186,7 @@ impl Terminal {
     }
 
     fn phase(&mut self, ns: u64, phase: Phase, round: u32) {
-        let what = match phase {
-            Phase::Boot => "boot".to_owned(),
-            Phase::Armed => format!("round {round}: armed"),
-            Phase::Teardown => format!("round {round}: teardown"),
-            Phase::Settle => format!("round {round}: settle"),
-            Phase::FinalRemove => "remove the PF".to_owned(),
-            Phase::PowerOff => "power off".to_owned(),
-        };
+        let what = where_it_is(phase, round);
         // In lines, one for each round is enough.
         let told = matches!(phase, Phase::Boot | Phase::Armed | Phase::FinalRemove);
         if self.style.bars {
@@ -286,4 +279,16 @@ impl Terminal {
 fn style(template: &str) -> ProgressStyle {
     // The templates are constants that a test tries.
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
+}
+
+/// Where a run is, in words.
+pub fn where_it_is(phase: Phase, round: u32) -> String {
+    match phase {
+        Phase::Boot => "boot".to_owned(),
+        Phase::Armed => format!("round {round}: armed"),
+        Phase::Teardown => format!("round {round}: teardown"),
+        Phase::Settle => format!("round {round}: settle"),
+        Phase::FinalRemove => "remove the PF".to_owned(),
+        Phase::PowerOff => "power off".to_owned(),
+    }
 }
