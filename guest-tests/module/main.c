@@ -130,7 +130,7 @@ void vfrace_command(u32 id, u32 kind, char *text)
 	case VFRACE_COMMAND_ARM:
 		learn_vfs();
 		vfrace_calls_enable(true);
-		vfrace_unplug_arm(true);
+		vfrace_unplug_arm(!strcmp(text, "unplug"));
 		break;
 	case VFRACE_COMMAND_DISARM:
 		vfrace_unplug_arm(false);

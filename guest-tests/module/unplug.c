@@ -65,8 +65,11 @@ static int unplug_thread(void *unused)
 	while (!kthread_should_stop()) {
 		wait_event_interruptible(armed_wait, READ_ONCE(armed) || kthread_should_stop());
 		for (n = 0; READ_ONCE(armed) && !kthread_should_stop(); n++) {
-			if (vfrace_mailbox_poll(&got))
+			if (vfrace_mailbox_poll(&got)) {
 				unplug(&got);
+				/* one event a round: leave the CPU to the teardown */
+				WRITE_ONCE(armed, false);
+			}
 			/* A spinning thread must still pass through the scheduler now and then, for every kind of RCU. */
 			if (!(n & 0xfff))
 				cond_resched_tasks_rcu_qs();

@@ -56,7 +56,7 @@ pub enum CommandKind {
     Exec = 1,
     /// The PF's address, `DDDD:BB:DD.F`.
     Pf = 2,
-    /// Poll for unplugs and report calls from now on.
+    /// Report calls from now on; with the text `unplug`, also poll the unplug queue, until one event has come.
     Arm = 3,
     /// Stop both.
     Disarm = 4,

@@ -119,7 +119,14 @@ impl Course<'_> {
             ),
             "binding the PF and enabling its VFs",
         )?;
-        let sent = self.send(CommandKind::Arm, "")?;
+        let sent = self.send(
+            CommandKind::Arm,
+            if self.config.scenario.unplug.is_some() {
+                "unplug"
+            } else {
+                ""
+            },
+        )?;
         self.expect(sent, COMMAND, "arming")?;
         self.machine.count_messages_from_here();
         let fired_before = self.machine.injector.fired();
