@@ -116,12 +116,17 @@ impl Bench {
         names: &[KernelName],
         options: &Options,
     ) -> Result<Ready<'_>, Failure> {
+        // A name that does not exist is told before anything is fetched.
+        let kernels = self.kernels();
+        let manifest = kernels.manifest()?;
+        for name in names {
+            manifest.find(name.variant())?;
+        }
         let expect = self.data.join("guest-tests/expect");
         let known = KnownIssues::load(&expect.join("known.toml"))?;
         let expected = Expectations::load(&expect.join("expect.toml"))?;
         let qemu = provide(&self.cache, &self.data, &self.events, &self.stop)?;
         let busybox = provide_busybox(&self.cache, &self.data, &self.events, &self.stop)?;
-        let kernels = self.kernels();
         let kernels = names
             .iter()
             .map(|name| kernels.build(name))

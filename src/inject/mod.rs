@@ -169,6 +169,10 @@ impl WireHook for Injector {
             Err(error) => *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error),
         }
     }
+
+    fn on_stop(&self) {
+        self.stop();
+    }
 }
 
 fn is_at(point: &Point, message: &WireMessage) -> bool {
