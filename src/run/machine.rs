@@ -2,7 +2,7 @@
 //! The machine of a run: private directory, back end, QEMU, and the guest's records.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -207,11 +207,56 @@ impl Drop for Machine<'_> {
     }
 }
 
-/// A directory that only this user may enter, for sockets and the initramfs. Short: a socket's path has 108 bytes.
+/// A directory that only this user may enter, for sockets and the initramfs. Short: a socket's path has 108 bytes. It
+/// goes with the run; one that a killed vfrace left is removed by the next.
 fn private_dir() -> std::io::Result<tempfile::TempDir> {
-    let dir = tempfile::Builder::new()
-        .prefix("vfrace-")
+    let room = std::env::temp_dir();
+    sweep(&room);
+    tempfile::Builder::new()
+        .prefix(&format!("{PREFIX}{}-", std::process::id()))
         .permissions(std::fs::Permissions::from_mode(0o700))
-        .tempdir()?;
-    Ok(dir)
+        .tempdir_in(room)
+}
+
+const PREFIX: &str = "vfrace-";
+
+/// Removes the private directories of processes that are no more. Those of other users cannot be removed, and need not.
+fn sweep(room: &Path) {
+    let Ok(entries) = std::fs::read_dir(room) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let owner = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(PREFIX)?.split_once('-'));
+        let Some(pid) = owner.and_then(|(pid, _)| pid.parse::<u32>().ok()) else {
+            continue;
+        };
+        if !Path::new(&format!("/proc/{pid}")).exists() {
+            // A failure leaves a few files in the temporary directory, which is what it is for.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_dead_process_left_is_swept() {
+        let room = tempfile::tempdir().unwrap();
+        // pids are at most 2^22 (PID_MAX_LIMIT): this one cannot be alive
+        let dead = room.path().join("vfrace-99999999-ab12");
+        let mine = room
+            .path()
+            .join(format!("vfrace-{}-ab12", std::process::id()));
+        let other = room.path().join("vfrace-notes");
+        for dir in [&dead, &mine, &other] {
+            std::fs::create_dir(dir).unwrap();
+        }
+        sweep(room.path());
+        assert!(!dead.exists() && mine.exists() && other.exists());
+    }
 }
