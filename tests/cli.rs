@@ -67,6 +67,13 @@ fn numbers_out_of_range() {
         &["two"],
     );
     refused(&["matrix", "--boots", "0"], 129, &["--boots"]);
+    refused(&["matrix", "--vfs", "2", "--vf", "3"], 129, &["vf"]);
+    // a parameter is handed to the scenarios that have it; one that none has is a mistake
+    refused(
+        &["matrix", "--scenarios", "unbind-alone", "--vf", "1"],
+        129,
+        &["`vf`"],
+    );
 }
 
 #[test]

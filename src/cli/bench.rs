@@ -18,7 +18,7 @@ use crate::qemu::provide::{provide, provide_busybox};
 use crate::qemu::{Accel, QemuBinary, Wish, choose_accel};
 use crate::report::{Recorder, Terminal, terminal};
 use crate::run::{Listener, Stop};
-use crate::scenario::{self, Scenario};
+use crate::scenario::{self, Scenario, ScenarioError};
 
 use super::doctor::DoctorArgs;
 use super::failure::Failure;
@@ -45,18 +45,59 @@ pub(super) struct Options {
 }
 
 impl Options {
-    /// Reads a scenario with these parameters. One that the scenario does not have is only an error if it alone is run.
-    pub(super) fn load(&self, name: &str, data: &Path) -> Result<Scenario, Failure> {
-        let given = [("vfs", self.vfs), ("vf", self.vf), ("rounds", self.rounds)];
-        let overrides: Vec<(&str, i64)> = given
-            .into_iter()
+    fn given(&self) -> Vec<(&'static str, i64)> {
+        let all = [("vfs", self.vfs), ("vf", self.vf), ("rounds", self.rounds)];
+        all.into_iter()
             .filter_map(|(name, value)| Some((name, value?)))
-            .collect();
-        Ok(scenario::load(
-            name,
-            &data.join("guest-tests/scenarios"),
-            &overrides,
-        )?)
+            .collect()
+    }
+
+    /// Reads a scenario with these parameters.
+    pub(super) fn load(&self, name: &str, data: &Path) -> Result<Scenario, ScenarioError> {
+        scenario::load(name, &data.join("guest-tests/scenarios"), &self.given())
+    }
+
+    /// Reads several scenarios. A parameter goes to those that have it; one that none of them has is an error.
+    pub(super) fn load_all(
+        &self,
+        names: &[String],
+        data: &Path,
+    ) -> Result<Vec<Scenario>, ScenarioError> {
+        let dir = data.join("guest-tests/scenarios");
+        let mut unknown: Vec<Vec<String>> = Vec::new();
+        let mut scenarios = Vec::new();
+        let mut last = None;
+        for name in names {
+            let mut given = self.given();
+            let mut without = Vec::new();
+            let scenario = loop {
+                match scenario::load(name, &dir, &given) {
+                    Err(error @ ScenarioError::NoParameter { .. }) => {
+                        if let ScenarioError::NoParameter { name, .. } = &error {
+                            given.retain(|(given, _)| given != name);
+                            without.push(name.clone());
+                        }
+                        last = Some(error);
+                    }
+                    other => break other?,
+                }
+            };
+            unknown.push(without);
+            scenarios.push(scenario);
+        }
+        let nobodys = |name: &str| {
+            unknown
+                .iter()
+                .all(|without| without.iter().any(|w| w == name))
+        };
+        match last {
+            Some(error @ ScenarioError::NoParameter { .. })
+                if self.given().iter().any(|(name, _)| nobodys(name)) =>
+            {
+                Err(error)
+            }
+            _ => Ok(scenarios),
+        }
     }
 }
 

@@ -62,11 +62,7 @@ pub(super) fn run(args: &Args) -> ExitCode {
 
 fn play(args: &Args) -> Result<ExitCode, Failure> {
     let bench = Bench::new()?;
-    let scenarios = args
-        .scenarios
-        .iter()
-        .map(|name| args.options.load(name, &bench.data))
-        .collect::<Result<Vec<_>, _>>()?;
+    let scenarios = args.options.load_all(&args.scenarios, &bench.data)?;
     let ready = bench.ready(&args.kernels, &args.options)?;
     let outcomes = ready.play(&scenarios, args.boots, args.jobs())?;
     let dir = ready.dir().to_path_buf();

@@ -42,6 +42,17 @@ pub enum ScenarioError {
         #[help]
         hint: String,
     },
+    /// A parameter given on the command line is none of this scenario's.
+    #[error("this scenario has no parameter `{name}` that could be {value}")]
+    NoParameter {
+        /// The parameter's name.
+        name: String,
+        /// What it was to be.
+        value: i64,
+        /// The names that exist.
+        #[help]
+        hint: String,
+    },
     /// The file does not say something that makes sense.
     #[error(transparent)]
     #[diagnostic(transparent)]

@@ -210,9 +210,9 @@ fn parameters(
     for (name, value) in overrides {
         if !raw.keys().any(|k| k.get_ref() == name) {
             let names: Vec<&str> = raw.keys().map(|k| k.get_ref().as_str()).collect();
-            return Err(ScenarioError::Parameter {
+            return Err(ScenarioError::NoParameter {
                 name: (*name).to_owned(),
-                what: format!("this scenario has no parameter `{name}` that could be {value}"),
+                value: *value,
                 hint: format!("its parameters are: {}", names.join(", ")),
             });
         }
