@@ -148,7 +148,7 @@ impl Course<'_> {
             CommandKind::Exec,
             &format!("printf 'task teardown\\n' >&3; {action}"),
         )?;
-        self.back(teardown, fired_before, mark)?;
+        self.back(teardown, fired_before, mark, round)?;
         self.machine.injector.disarm();
 
         let sent = self.send(CommandKind::Disarm, "")?;
@@ -162,7 +162,13 @@ impl Course<'_> {
     }
 
     /// Waits for both sides of the race. One that does not come back leaves its stack on the console.
-    fn back(&mut self, teardown: Sent, fired_before: u32, mark: usize) -> Result<(), Cut> {
+    fn back(
+        &mut self,
+        teardown: Sent,
+        fired_before: u32,
+        mark: usize,
+        round: u32,
+    ) -> Result<(), Cut> {
         let limit = self.limit(TASK);
         match self.done(teardown, limit) {
             Ok((0, _)) => {}
@@ -173,7 +179,9 @@ impl Course<'_> {
                 )));
             }
             Err(Missed::Stopped(cut)) => return Err(cut),
-            Err(Missed::Late) => return Err(self.stuck("the teardown", limit)),
+            Err(Missed::Late) => {
+                return Err(self.stuck("the teardown", limit, Some((Phase::Settle, round))));
+            }
         }
         let fired = self.machine.injector.fired();
         if fired == fired_before {
@@ -192,12 +200,19 @@ impl Course<'_> {
         match done {
             Ok(()) => Ok(()),
             Err(Missed::Stopped(cut)) => Err(cut),
-            Err(Missed::Late) => Err(self.stuck("the unplug handler", limit)),
+            Err(Missed::Late) => {
+                Err(self.stuck("the unplug handler", limit, Some((Phase::Settle, round))))
+            }
         }
     }
 
     /// Has the guest print who is blocked, who holds which lock and every task, and gives the reason to end here.
-    fn stuck(&mut self, who: &str, limit: Duration) -> Cut {
+    /// `wait_over` is the phase that ends the wait in the recording: what the guest says from then on is not by the
+    /// task that was waited for.
+    fn stuck(&mut self, who: &str, limit: Duration, wait_over: Option<(Phase, u32)>) -> Cut {
+        if let Some((phase, round)) = wait_over {
+            self.machine.phase(phase, round);
+        }
         let cut = Cut::guest(format!(
             "{who} did not come back in {:.0} s",
             limit.as_secs_f64()
@@ -230,7 +245,9 @@ impl Course<'_> {
         match self.done(sent, limit) {
             Ok(_) => self.measure("final"),
             Err(Missed::Stopped(cut)) => Err(cut),
-            Err(Missed::Late) => Err(self.stuck("the removal of the PF", limit)),
+            Err(Missed::Late) => {
+                Err(self.stuck("the removal of the PF", limit, Some((Phase::PowerOff, 0))))
+            }
         }
     }
 
@@ -262,7 +279,7 @@ impl Course<'_> {
                 output.trim()
             ))),
             Err(Missed::Stopped(cut)) => Err(cut),
-            Err(Missed::Late) => Err(self.stuck(what, limit)),
+            Err(Missed::Late) => Err(self.stuck(what, limit, None)),
         }
     }
 

@@ -146,3 +146,16 @@ fn a_matrix_compares_with_what_is_expected() {
         "{matrix}"
     );
 }
+
+#[test]
+#[ignore = "boots a guest: make test"]
+fn a_task_that_does_not_come_back_is_a_deadlock_with_its_lock_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = vfrace(&["run", "pf-remove-with-vfs", "--kernel", "b1"], dir.path());
+    assert_eq!(output.status.code(), Some(1), "{}", told(&output));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("DEADLOCK"), "{said}");
+    let events = events(&dir.path().join("pf-remove-with-vfs/b1"));
+    assert_eq!(verdict(&events), Verdict::Deadlock);
+    assert!(said.contains("pci_rescan_remove_lock"), "{said}");
+}
