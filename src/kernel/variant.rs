@@ -251,7 +251,7 @@ mod tests {
             .iter()
             .map(|v| v.name.as_str())
             .collect();
-        assert_eq!(names, ["base", "v5", "v6", "v7"]);
+        assert_eq!(names, ["base", "b1", "v5", "v6", "v7"]);
         let v5 = manifest.find("v5").unwrap();
         assert!(v5.touches.contains(&PathBuf::from("include/linux/pci.h")));
         assert!(manifest.find("base").unwrap().patch.is_none());
