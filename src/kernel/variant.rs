@@ -257,7 +257,7 @@ mod tests {
         assert!(manifest.find("base").unwrap().patch.is_none());
         let unknown = manifest.find("v99").unwrap_err();
         assert_eq!(unknown.exit(), ExitCode::Usage);
-        assert!(unknown.hint().unwrap().contains("base, v5, v6, v7"));
+        assert!(unknown.hint().unwrap().contains("base, b1, v5, v6, v7"));
     }
 
     #[test]
