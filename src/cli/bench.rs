@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The test bench that `run` and `matrix` share: QEMU, kernels, the guest's parts, signals, progress, results.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -64,40 +65,27 @@ impl Options {
         data: &Path,
     ) -> Result<Vec<Scenario>, ScenarioError> {
         let dir = data.join("guest-tests/scenarios");
-        let mut unknown: Vec<Vec<String>> = Vec::new();
+        let mut used = BTreeSet::new();
         let mut scenarios = Vec::new();
-        let mut last = None;
         for name in names {
             let mut given = self.given();
-            let mut without = Vec::new();
-            let scenario = loop {
+            scenarios.push(loop {
                 match scenario::load(name, &dir, &given) {
-                    Err(error @ ScenarioError::NoParameter { .. }) => {
-                        if let ScenarioError::NoParameter { name, .. } = &error {
-                            given.retain(|(given, _)| given != name);
-                            without.push(name.clone());
-                        }
-                        last = Some(error);
+                    Err(ScenarioError::NoParameter { name, .. }) => {
+                        given.retain(|(given, _)| *given != name);
                     }
-                    other => break other?,
+                    loaded => break loaded?,
                 }
-            };
-            unknown.push(without);
-            scenarios.push(scenario);
+            });
+            used.extend(given.into_iter().map(|(name, _)| name));
         }
-        let nobodys = |name: &str| {
-            unknown
-                .iter()
-                .all(|without| without.iter().any(|w| w == name))
-        };
-        match last {
-            Some(error @ ScenarioError::NoParameter { .. })
-                if self.given().iter().any(|(name, _)| nobodys(name)) =>
-            {
-                Err(error)
+        if self.given().iter().any(|(name, _)| !used.contains(name)) {
+            // Any of them says it.
+            for name in names {
+                scenario::load(name, &dir, &self.given())?;
             }
-            _ => Ok(scenarios),
         }
+        Ok(scenarios)
     }
 }
 
