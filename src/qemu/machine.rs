@@ -79,9 +79,11 @@ impl Machine<'_> {
         args.two("-kernel", self.kernel);
         args.two("-initrd", self.initramfs);
         args.two("-append", COMMAND_LINE);
+        // Firmware sizes the windows by the BARs that it sees; those of the VFs are in the SR-IOV capability: 255 VFs need
+        // 4 MiB of the one and 1 of the other.
         args.two(
             "-device",
-            "pcie-root-port,id=root-port,bus=pcie.0,addr=0x2,slot=1,chassis=1",
+            "pcie-root-port,id=root-port,bus=pcie.0,addr=0x2,slot=1,chassis=1,mem-reserve=32M,pref64-reserve=64M",
         );
         // QEMU pairs VFs with their PF by `sriov-pf`; the VFs have to be there first.
         for number in (1..=self.vfs).rev() {

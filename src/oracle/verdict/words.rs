@@ -2,7 +2,7 @@
 //! The words of the evidence.
 
 use super::check::twice;
-use crate::event::{EventKind, Finding, HoldEnd, Phase};
+use crate::event::{EventKind, Finding, FunctionId, HoldEnd, Phase};
 use crate::oracle::invariants::{LockState, Removal, Round};
 use crate::oracle::overlap::{Overlap, TEARDOWN, overlap};
 use crate::scenario::{Scenario, Teardown};
@@ -23,6 +23,21 @@ pub(super) fn list(items: &[String]) -> String {
         [one] => (*one).into(),
         [rest @ .., last] => format!("{} and {last}", rest.join(", ")),
     }
+}
+
+/// Functions in words; more than three VFs in a row as "vf1 to vf127".
+fn spans(functions: &[FunctionId]) -> Vec<String> {
+    let follows = |a: &FunctionId, b: &FunctionId| match (a, b) {
+        (FunctionId::Vf(a), FunctionId::Vf(b)) => a.checked_add(1) == Some(*b),
+        _ => false,
+    };
+    functions
+        .chunk_by(follows)
+        .flat_map(|row| match row {
+            [first, _, _, .., last] => vec![format!("{first} to {last}")],
+            few => few.iter().map(ToString::to_string).collect(),
+        })
+        .collect()
 }
 
 pub(super) fn times(n: usize) -> String {
@@ -163,16 +178,16 @@ pub(super) fn round(scenario: &Scenario, round: &Round<'_>, evidence: &mut Vec<S
     let single = removals
         .iter()
         .filter(|r| doubles.iter().all(|(vf, _)| *vf != r.vf));
-    let mut groups: Vec<(String, Vec<String>)> = Vec::new();
+    let mut groups: Vec<(String, Vec<FunctionId>)> = Vec::new();
     for removal in single {
         let who = run(round, removal);
         match groups.iter_mut().find(|(w, _)| *w == who) {
-            Some((_, vfs)) => vfs.push(removal.vf.to_string()),
-            None => groups.push((who, vec![removal.vf.to_string()])),
+            Some((_, vfs)) => vfs.push(removal.vf),
+            None => groups.push((who, vec![removal.vf])),
         }
     }
     for (who, vfs) in groups {
-        say(format!("{} removed once by {who}", list(&vfs)));
+        say(format!("{} removed once by {who}", list(&spans(&vfs))));
     }
     if let (Some(before), Some(after)) = (round.before, round.after) {
         let (was, is) = (before.pf_references, after.pf_references);
@@ -227,5 +242,21 @@ pub(super) fn round(scenario: &Scenario, round: &Round<'_>, evidence: &mut Vec<S
             }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_of_vfs_is_a_span() {
+        let said = |numbers: &[u16]| {
+            let functions: Vec<FunctionId> = numbers.iter().map(|n| FunctionId::Vf(*n)).collect();
+            list(&spans(&functions))
+        };
+        assert_eq!(said(&[1, 2, 3]), "vf1, vf2 and vf3");
+        assert_eq!(said(&[1, 2, 3, 4, 6, 7]), "vf1 to vf4, vf6 and vf7");
+        assert_eq!(said(&[9]), "vf9");
     }
 }
