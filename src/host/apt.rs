@@ -20,8 +20,6 @@ use crate::event::EventSink;
 
 /// Verifies trixie and trixie-backports on Debian 12 and 13 alike.
 pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-/// Where the archive is if the system does not say.
-const DEFAULT_MIRROR: &str = "http://deb.debian.org/debian";
 /// What is fetched from. The last one wins (QEMU 11, kernels 7.2 and 7.3).
 const SUITES: [&str; 2] = ["trixie", "trixie-backports"];
 /// Package lists younger than this are not fetched again.
@@ -194,7 +192,10 @@ impl Apt {
                 .finished(step, "no mirror answers; using the lists fetched before");
             return Ok(());
         }
-        last.unwrap_or_else(|| Err(no_package("lists", "no mirror")))
+        last.unwrap_or_else(|| {
+            let why = "the sources in /etc/apt name no mirror of Debian's main archive: add one";
+            Err(no_package("apt", why))
+        })
     }
 
     fn offers(&self, args: &[&str], package: &str) -> Result<Vec<Offer>, HostError> {
@@ -432,9 +433,6 @@ fn mirrors(sources: &[(bool, String)]) -> Vec<String> {
                 }
             }
         }
-    }
-    if !found.iter().any(|f| f == DEFAULT_MIRROR) {
-        found.push(DEFAULT_MIRROR.to_owned());
     }
     found
 }

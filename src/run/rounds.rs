@@ -101,7 +101,7 @@ impl Course<'_> {
         }
         self.slowness = (began.elapsed().as_secs_f64() / USUAL_BOOT.as_secs_f64()).max(1.0);
         let sent = self.send(CommandKind::Pf, PF_ADDRESS)?;
-        self.expect(sent, COMMAND, "the address of the PF")
+        self.must_end(sent, COMMAND, "the address of the PF")
     }
 
     fn round(&mut self, round: u32) -> Result<(), Cut> {
@@ -127,7 +127,7 @@ impl Course<'_> {
                 ""
             },
         )?;
-        self.expect(sent, COMMAND, "arming")?;
+        self.must_end(sent, COMMAND, "arming")?;
         self.machine.count_messages_from_here();
         let fired_before = self.machine.injector.fired();
         self.machine.phase(Phase::Armed, round);
@@ -152,7 +152,7 @@ impl Course<'_> {
         self.machine.injector.disarm();
 
         let sent = self.send(CommandKind::Disarm, "")?;
-        self.expect(sent, COMMAND, "disarming")?;
+        self.must_end(sent, COMMAND, "disarming")?;
         self.machine.phase(Phase::Settle, round);
         self.measure("after")?;
         if self.config.scenario.teardown == Teardown::PfRemove {
@@ -253,12 +253,12 @@ impl Course<'_> {
 
     fn measure(&mut self, label: &str) -> Result<(), Cut> {
         let sent = self.send(CommandKind::Measure, label)?;
-        self.expect(sent, COMMAND, "measuring the invariants")
+        self.must_end(sent, COMMAND, "measuring the invariants")
     }
 
     fn shell(&mut self, text: &str, what: &str) -> Result<(), Cut> {
         let sent = self.send(CommandKind::Exec, text)?;
-        self.expect(sent, COMMAND, what)
+        self.must_end(sent, COMMAND, what)
     }
 
     fn send(&mut self, kind: CommandKind, text: &str) -> Result<Sent, Cut> {
@@ -270,7 +270,7 @@ impl Course<'_> {
         })
     }
 
-    fn expect(&mut self, sent: Sent, limit: Duration, what: &str) -> Result<(), Cut> {
+    fn must_end(&mut self, sent: Sent, limit: Duration, what: &str) -> Result<(), Cut> {
         let limit = self.limit(limit);
         match self.done(sent, limit) {
             Ok((0, _)) => Ok(()),

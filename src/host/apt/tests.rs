@@ -44,49 +44,38 @@ fn sources_are_signed() {
 #[test]
 fn the_mirror_is_the_systems() {
     let one = |deb822, text: &str| mirrors(&[(deb822, text.to_owned())]);
-    let default = DEFAULT_MIRROR.to_owned();
     assert_eq!(
         one(
             false,
             "# deb http://no/debian trixie main\ndeb [arch=amd64 signed-by=/k] http://a/debian/ bookworm main contrib\n"
         ),
-        ["http://a/debian".to_owned(), default.clone()]
+        ["http://a/debian".to_owned()]
     );
     assert_eq!(
         one(
             true,
             "Types: deb\n# note\nURIs: http://b/debian\n http://c/debian\nSuites: trixie trixie-updates\nComponents: main\n"
         ),
-        [
-            "http://b/debian".to_owned(),
-            "http://c/debian".to_owned(),
-            default.clone()
-        ]
+        ["http://b/debian".to_owned(), "http://c/debian".to_owned()]
     );
     assert_eq!(
         one(
             true,
             "Types: deb\nURIs: mirror+file:///etc/apt/mirrors/debian.list\nSuites: bookworm\nComponents: main\n"
         ),
-        [
-            "mirror+file:///etc/apt/mirrors/debian.list".to_owned(),
-            default.clone()
-        ]
+        ["mirror+file:///etc/apt/mirrors/debian.list".to_owned()]
     );
     for other in [
         "deb http://s/debian-security bookworm-security main",
-        "deb http://snapshot.debian.org/archive/debian/20250520T000000Z/debian bookworm main",
+        "deb http://snapshot.m/archive/debian/20250520T000000Z/debian bookworm main",
         "deb http://x/ubuntu noble main",
         "deb http://x/debian nodistro main",
         "deb-src http://x/debian trixie main",
         "",
     ] {
-        assert_eq!(one(false, other), std::slice::from_ref(&default), "{other}");
+        assert!(one(false, other).is_empty(), "{other}");
     }
-    assert_eq!(
-        one(true, "Enabled: no\nURIs: http://b/debian\nSuites: trixie\n"),
-        [default]
-    );
+    assert!(one(true, "Enabled: no\nURIs: http://b/debian\nSuites: trixie\n").is_empty());
 }
 
 #[test]
