@@ -13,7 +13,7 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use crate::event::{Event, EventKind, EventSink, Verdict};
+use crate::event::{Event, EventKind, EventSink};
 use crate::kernel::BuiltKernel;
 use crate::oracle::{Judgement, KnownIssues, judge};
 use crate::qemu::{Accel, QemuBinary};
@@ -177,12 +177,4 @@ impl Recording {
     fn take(&self) -> Vec<Event> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
-}
-
-/// Whether a verdict says something about the kernel.
-pub fn is_about_the_kernel(verdict: Verdict) -> bool {
-    !matches!(
-        verdict,
-        Verdict::Infra | Verdict::BootFail | Verdict::Inconclusive
-    )
 }
