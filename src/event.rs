@@ -20,6 +20,8 @@ pub enum FunctionId {
     Pf,
     /// Virtual function 1..=255.
     Vf(u16),
+    /// The port that the device sits behind: not ours, but removing it removes the device.
+    Bridge,
     /// The control function that carries commands and observations.
     Mailbox,
 }
@@ -39,6 +41,7 @@ impl fmt::Display for FunctionId {
         match self {
             FunctionId::Pf => f.write_str("pf"),
             FunctionId::Vf(n) => write!(f, "vf{n}"),
+            FunctionId::Bridge => f.write_str("bridge"),
             FunctionId::Mailbox => f.write_str("mailbox"),
         }
     }
@@ -50,10 +53,13 @@ impl std::str::FromStr for FunctionId {
     fn from_str(s: &str) -> Result<Self, String> {
         match s {
             "pf" => Ok(FunctionId::Pf),
+            "bridge" => Ok(FunctionId::Bridge),
             "mailbox" => Ok(FunctionId::Mailbox),
             _ => match s.strip_prefix("vf").map(str::parse::<u16>) {
                 Some(Ok(n @ 1..=255)) => Ok(FunctionId::Vf(n)),
-                _ => Err(format!("`{s}` is not a function: use pf, or vf1 to vf255")),
+                _ => Err(format!(
+                    "`{s}` is not a function: use pf, vf1 to vf255, or bridge"
+                )),
             },
         }
     }
@@ -70,6 +76,92 @@ impl<'de> Deserialize<'de> for FunctionId {
         String::deserialize(d)?
             .parse()
             .map_err(serde::de::Error::custom)
+    }
+}
+
+/// What an unplug takes away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Target {
+    /// A function: a VF, the PF, or the bridge above them with all that is below it.
+    Function(FunctionId),
+    /// The card in the bridge's hotplug slot: the PF with its VFs.
+    Slot,
+}
+
+impl Target {
+    /// The function, if it is one.
+    pub fn function(self) -> Option<FunctionId> {
+        match self {
+            Target::Function(function) => Some(function),
+            Target::Slot => None,
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Function(function) => function.fmt(f),
+            Target::Slot => f.write_str("slot"),
+        }
+    }
+}
+
+impl std::str::FromStr for Target {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s.parse() {
+            _ if s == "slot" => Ok(Target::Slot),
+            Ok(FunctionId::Mailbox) | Err(_) => Err(format!(
+                "`{s}` cannot be unplugged: use pf, vf1 to vf255, slot, or bridge"
+            )),
+            Ok(function) => Ok(Target::Function(function)),
+        }
+    }
+}
+
+impl Serialize for Target {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Target {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?
+            .parse()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+/// The two sides of a race.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// The task that tears down (or, for some scenarios, brings up): it comes from the driver's side.
+    Teardown,
+    /// The task that handles the unplug: it comes from the platform's side.
+    Unplug,
+}
+
+impl Role {
+    /// The other side.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Role::Teardown => Role::Unplug,
+            Role::Unplug => Role::Teardown,
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Role::Teardown => "teardown",
+            Role::Unplug => "unplug",
+        })
     }
 }
 
@@ -158,7 +250,7 @@ pub enum Observation {
     },
     /// The running task says what it is: "teardown".
     Task {
-        /// Its part in the scenario.
+        /// Its part in the scenario, the text form of a [`Role`].
         role: String,
     },
     /// The unplug event has been seen by the polling handler, which has not done anything yet.
@@ -166,14 +258,47 @@ pub enum Observation {
         /// Number of the event. `event` is the tag of [`EventKind`] in a recording.
         #[serde(rename = "unplug")]
         event: u32,
-        /// The VF it is about.
-        function: FunctionId,
+        /// The function it is about, where it is about one.
+        function: Option<FunctionId>,
     },
     /// The unplug handler is done.
     UnplugDone {
         /// Number of the event.
         #[serde(rename = "unplug")]
         event: u32,
+        /// What a write to sysfs gave: 0, or the negative error number.
+        #[serde(default)]
+        status: i32,
+    },
+    /// A task has reached a call point of the schedule.
+    Point {
+        /// The point in its text form.
+        point: String,
+    },
+    /// The hold at a call point is over.
+    HoldOver {
+        /// The point in its text form.
+        point: String,
+        /// Nanoseconds held.
+        held_ns: u64,
+        /// Why it ended.
+        end: HoldEnd,
+    },
+    /// Where a task stands, asked for when it did not come back. The record's own pid is the asker's.
+    TaskState {
+        /// Its side.
+        role: Role,
+        /// Its pid.
+        task: u32,
+        /// Its name.
+        name: String,
+        /// The mutex that it waits for: `pci_rescan_remove_lock`, `device_lock(pf)`, an address for another one; empty
+        /// if it waits for none.
+        lock: String,
+        /// pid of that mutex's owner, 0 if it has none.
+        owner: u32,
+        /// Where it is, innermost first.
+        stack: Vec<String>,
     },
     /// A kernel function was entered.
     Enter {
@@ -263,6 +388,8 @@ pub enum HoldEnd {
     Reached,
     /// The upper bound came first: the other side did not get where the scenario wanted it.
     Bound,
+    /// The other side ended without getting there.
+    Missed,
     /// The run was stopped.
     Stopped,
 }
@@ -423,7 +550,13 @@ pub enum EventKind {
         #[serde(skip_serializing_if = "String::is_empty", default)]
         reason: String,
     },
-    /// A trigger point was reached.
+    /// The schedule of a round, said when it is armed.
+    Schedule {
+        /// Its text form; replaying it means running the scenario with it.
+        text: String,
+    },
+    /// A wire point was reached, or the time of a step has come. Call points are reported by the guest
+    /// ([`Observation::Point`]).
     PointReached {
         /// The point in its text form.
         point: String,
@@ -433,7 +566,7 @@ pub enum EventKind {
         /// Actuator, e.g. `platform`.
         actuator: String,
         /// What is unplugged.
-        target: FunctionId,
+        target: Target,
         /// Number of the event, as in [`Observation::UnplugSeen`].
         number: u32,
     },

@@ -4,4 +4,5 @@
 pub mod control;
 pub mod initramfs;
 pub mod observations;
+pub mod plan;
 pub mod proto;

@@ -4,7 +4,7 @@
 //! The guest is not trusted: a report is decoded field by field from a byte slice, and one that makes no sense is an
 //! error with the reason, never a panic.
 
-use crate::event::{FunctionId, GuestRecord, Invariants, Observation};
+use crate::event::{FunctionId, GuestRecord, HoldEnd, Invariants, Observation, Role};
 
 /// Version of the protocol; the module says its own in HELLO.
 pub const VERSION: u32 = 1;
@@ -37,6 +37,9 @@ const LOCK_TAKEN: u32 = 11;
 const LOCK_RELEASE: u32 = 12;
 const MEASURED: u32 = 13;
 const FAILED: u32 = 14;
+const POINT: u32 = 15;
+const HELD: u32 = 16;
+const STATE: u32 = 17;
 
 /// What an unplug event tells the guest to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +47,10 @@ const FAILED: u32 = 14;
 pub enum UnplugAction {
     /// Say that it was seen, do nothing.
     Nop = 0,
-    /// Take pci_rescan_remove_lock, pci_iov_remove_virtfn(PF, vf), give it back.
-    Platform = 1,
+    /// Do what the command [`CommandKind::Unplug`] said.
+    Act = 1,
+    /// Let go of the task that is held at the point whose number is in the place of the VF's index.
+    Release = 2,
 }
 
 /// What a command tells the guest to do.
@@ -62,6 +67,14 @@ pub enum CommandKind {
     Disarm = 4,
     /// Measure the invariants; the text is their label.
     Measure = 5,
+    /// Add a call point, see [`plan`](super::plan); without a text: forget all of them.
+    Point = 6,
+    /// What the next unplug does, see [`unplug_command`](super::plan::unplug_command).
+    Unplug = 7,
+    /// Report where both sides stand ([`Observation::TaskState`]).
+    States = 8,
+    /// Give the PF as many references as the text says: what a double removal took, so that more rounds can follow.
+    Repair = 9,
 }
 
 /// A report that does not decode.
@@ -146,6 +159,7 @@ fn text(bytes: &[u8]) -> String {
 /// The VF index of a report as a function: -1 is the PF, -2 none of ours.
 fn function(number: u64, value: u64) -> Result<Option<FunctionId>, ProtoError> {
     match value as i64 {
+        -3 => Ok(Some(FunctionId::Bridge)),
         -2 => Ok(None),
         -1 => Ok(Some(FunctionId::Pf)),
         index @ 0..=254 => Ok(Some(FunctionId::Vf(index as u16 + 1))),
@@ -192,21 +206,13 @@ pub fn decode_report(bytes: &[u8]) -> Result<GuestRecord, ProtoError> {
             status: b as i32,
         },
         TASK => Observation::Task { role: text(words) },
-        SEEN => match function(number, b)? {
-            Some(function) => Observation::UnplugSeen {
-                event: narrow("the event", a)?,
-                function,
-            },
-            None => {
-                return Err(ProtoError::Field {
-                    number,
-                    field: "the VF's index",
-                    value: b,
-                });
-            }
+        SEEN => Observation::UnplugSeen {
+            event: narrow("the event", a)?,
+            function: function(number, b)?,
         },
         UNPLUGGED => Observation::UnplugDone {
             event: narrow("the event", a)?,
+            status: b as i32,
         },
         ENTER => {
             let words = text(words);
@@ -239,6 +245,46 @@ pub fn decode_report(bytes: &[u8]) -> Result<GuestRecord, ProtoError> {
             },
         },
         FAILED => Observation::Failed { text: text(words) },
+        POINT => Observation::Point { point: text(words) },
+        HELD => Observation::HoldOver {
+            point: text(words),
+            held_ns: a,
+            end: match b {
+                0 => HoldEnd::Reached,
+                1 => HoldEnd::Bound,
+                2 => HoldEnd::Missed,
+                3 => HoldEnd::Stopped,
+                value => {
+                    return Err(ProtoError::Field {
+                        number,
+                        field: "the end of a hold",
+                        value,
+                    });
+                }
+            },
+        },
+        STATE => {
+            let words = text(words);
+            let mut words = words.split_ascii_whitespace().map(str::to_owned);
+            Observation::TaskState {
+                role: match a {
+                    0 => Role::Teardown,
+                    1 => Role::Unplug,
+                    value => {
+                        return Err(ProtoError::Field {
+                            number,
+                            field: "the side",
+                            value,
+                        });
+                    }
+                },
+                task: narrow("the task", b)?,
+                owner: narrow("the owner", c)?,
+                name: words.next().unwrap_or_default(),
+                lock: words.next().filter(|lock| lock != "-").unwrap_or_default(),
+                stack: words.collect(),
+            }
+        }
         kind => return Err(ProtoError::Kind { number, kind }),
     };
     Ok(GuestRecord {
@@ -279,7 +325,7 @@ mod tests {
             ("VFRACE_REPORT_ARGS", REPORT_ARGS as u32),
             ("VFRACE_COMM", COMM as u32),
             ("VFRACE_UNPLUG_NOP", UnplugAction::Nop as u32),
-            ("VFRACE_UNPLUG_PLATFORM", UnplugAction::Platform as u32),
+            ("VFRACE_UNPLUG_PLATFORM", UnplugAction::Act as u32),
             ("VFRACE_COMMAND_EXEC", CommandKind::Exec as u32),
             ("VFRACE_COMMAND_PF", CommandKind::Pf as u32),
             ("VFRACE_COMMAND_ARM", CommandKind::Arm as u32),

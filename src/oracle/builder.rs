@@ -251,7 +251,7 @@ impl Tape {
         self.push(EventKind::PointReached { point });
         self.push(EventKind::UnplugFired {
             actuator: "platform".into(),
-            target: FunctionId::Vf(2),
+            target: Target::Function(FunctionId::Vf(2)),
             number,
         });
         number
@@ -262,7 +262,7 @@ impl Tape {
             HANDLER,
             Observation::UnplugSeen {
                 event,
-                function: FunctionId::Vf(2),
+                function: Some(FunctionId::Vf(2)),
             },
         );
     }
@@ -294,14 +294,14 @@ impl Tape {
         if !locked {
             self.removal_ends(HANDLER, 2);
             self.guest(HANDLER, Observation::LockRelease);
-            self.guest(HANDLER, Observation::UnplugDone { event });
+            self.guest(HANDLER, Observation::UnplugDone { event, status: 0 });
         }
         self.remove(TEARDOWN, 3);
         if locked {
             self.guest(TEARDOWN, Observation::LockRelease);
             self.guest(HANDLER, Observation::LockTaken { nested: false });
             self.guest(HANDLER, Observation::LockRelease);
-            self.guest(HANDLER, Observation::UnplugDone { event });
+            self.guest(HANDLER, Observation::UnplugDone { event, status: 0 });
         }
         self.leave(TEARDOWN, "sriov_disable", FunctionId::Pf);
         self.settle(round);

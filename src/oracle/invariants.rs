@@ -5,7 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use crate::event::{Event, EventKind, FunctionId, GuestRecord, Invariants, Observation, Phase};
+use crate::event::{
+    Event, EventKind, FunctionId, GuestRecord, Invariants, Observation, Phase, Target,
+};
 
 /// The removal of one PCI function, VF or not (drivers/pci/remove.c).
 pub const REMOVE: &str = "pci_stop_and_remove_bus_device";
@@ -186,7 +188,7 @@ impl<'a> Round<'a> {
     }
 
     /// Numbers and targets of the unplugs that were fired.
-    pub fn fired(&self) -> Vec<(u32, FunctionId)> {
+    pub fn fired(&self) -> Vec<(u32, Target)> {
         let fired = self.events.iter().filter_map(|e| match e.kind {
             EventKind::UnplugFired { number, target, .. } => Some((number, target)),
             _ => None,
@@ -197,7 +199,7 @@ impl<'a> Round<'a> {
     /// The record of the handler's return from an unplug.
     pub fn unplugged(&self, number: u32) -> Option<&'a GuestRecord> {
         self.records()
-            .find(|r| matches!(r.what, Observation::UnplugDone { event } if event == number))
+            .find(|r| matches!(r.what, Observation::UnplugDone { event, .. } if event == number))
     }
 
     /// The record of the handler's noticing an unplug.

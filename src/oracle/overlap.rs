@@ -42,6 +42,9 @@ pub fn overlap(round: &Round<'_>) -> Result<Overlap, String> {
             n => format!("{n} unplugs were fired instead of one"),
         });
     };
+    let target = target
+        .function()
+        .ok_or_else(|| format!("{target} is not a function"))?;
     let teardown = round
         .teardown()
         .ok_or("it is not known which task tore down")?;
@@ -83,7 +86,7 @@ pub fn overlap(round: &Round<'_>) -> Result<Overlap, String> {
     let removals: Vec<Removal> = round
         .removals()
         .into_iter()
-        .filter(|r| r.vf == *target)
+        .filter(|r| r.vf == target)
         .collect();
     let by = |pid: u32| removals.iter().find(|r| r.pid == pid);
     match (by(teardown.pid), by(handler.pid)) {
@@ -105,7 +108,7 @@ pub fn overlap(round: &Round<'_>) -> Result<Overlap, String> {
         (Some(_), None) if removals.len() > 1 => {
             Err(format!("{target} was removed {} times", removals.len()))
         }
-        (Some(_), None) => waited(round, teardown, handler, ended, entered, *target),
+        (Some(_), None) => waited(round, teardown, handler, ended, entered, target),
     }
 }
 

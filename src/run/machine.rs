@@ -78,10 +78,12 @@ impl<'a> Machine<'a> {
         let injector = Injector::new(events.clone(), seen.clone());
         let on_report = {
             let (events, seen) = (events.clone(), seen.clone());
+            let injector = injector.clone();
             Box::new(move |bytes: &[u8]| match decode_report(bytes) {
                 Ok(record) => {
                     events.emit(EventKind::Guest(record.clone()));
-                    seen.push(record);
+                    seen.push(record.clone());
+                    injector.on_record(&record);
                 }
                 Err(error) => log::warn!("a report of the guest does not decode: {error}"),
             })

@@ -132,7 +132,9 @@ impl Course<'_> {
         let fired_before = self.machine.injector.fired();
         self.machine.phase(Phase::Armed, round);
         if let Some(unplug) = &self.config.scenario.unplug {
-            self.machine.injector.arm(unplug.clone());
+            let schedule = self.config.scenario.schedule.clone();
+            let plan = crate::guest::plan::Plan::new(&schedule);
+            self.machine.injector.arm(schedule, plan, Some(*unplug));
         }
 
         self.machine.phase(Phase::Teardown, round);
@@ -141,6 +143,7 @@ impl Course<'_> {
                 format!("echo {PF_ADDRESS} >/sys/bus/pci/drivers/virtio-pci/unbind")
             }
             Teardown::PfRemove => format!("echo 1 >{pf}/remove"),
+            other => return Err(Cut::host(format!("{other:?} is not there yet"))),
         };
         let mark = self.machine.seen.mark();
         // Said by the task that then does it: both are builtins of the guest's shell.
@@ -193,7 +196,7 @@ impl Course<'_> {
             limit,
             || self.machine.check(),
             |record| {
-                matches!(&record.what, Observation::UnplugDone { event } if *event == fired)
+                matches!(&record.what, Observation::UnplugDone { event, .. } if *event == fired)
                     .then_some(())
             },
         );

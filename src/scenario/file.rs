@@ -11,10 +11,10 @@ use toml::Spanned;
 
 use super::error::nearest;
 use super::{
-    Actuator, Hold, HoldUntil, Malformed, Point, PointError, Scenario, ScenarioError, Teardown,
-    Unplug,
+    Actuator, At, Hold, Malformed, PfDriver, Point, PointError, Scenario, ScenarioError, Schedule,
+    Step, Teardown, Unplug, Until,
 };
-use crate::event::FunctionId;
+use crate::event::{FunctionId, Role, Target};
 
 /// Linux and the SR-IOV capability would allow more VFs; one bus with ARI has room for 255 beside the PF.
 const MAX_VFS: i64 = 255;
@@ -59,8 +59,16 @@ struct RawUnplug {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct RawHold {
-    until: HoldUntil,
+    until: RawUntil,
     at_most_ms: Spanned<i64>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum RawUntil {
+    Time,
+    UnplugSeen,
+    UnplugCommitted,
 }
 
 /// A scenario that can be named on the command line.
@@ -164,9 +172,9 @@ pub(super) fn parse(
     };
     let vfs = need("vfs", MAX_VFS)?;
     let rounds = need("rounds", 1_000_000)?;
-    let unplug = match &raw.unplug {
-        Some(raw) => Some(unplug(&source, raw, &values, vfs)?),
-        None => None,
+    let (unplug, step) = match &raw.unplug {
+        Some(raw) => Some(unplug(&source, raw, &values, vfs)?).unzip(),
+        None => (None, None),
     };
     Ok(Scenario {
         name: name.to_owned(),
@@ -175,7 +183,13 @@ pub(super) fn parse(
         vfs: u16::try_from(vfs).unwrap_or(u16::MAX),
         rounds: u32::try_from(rounds).unwrap_or(u32::MAX),
         teardown: raw.teardown,
+        driver: PfDriver::Virtio,
         unplug,
+        schedule: Schedule {
+            first: Role::Teardown,
+            steps: step.into_iter().collect(),
+        },
+        wants: Vec::new(),
     })
 }
 
@@ -290,7 +304,7 @@ fn unplug(
     raw: &RawUnplug,
     values: &BTreeMap<String, i64>,
     vfs: i64,
-) -> Result<Unplug, ScenarioError> {
+) -> Result<(Unplug, Step), ScenarioError> {
     let target_text = Filled::new(source, &raw.target, values)?;
     let target = target_text.text.parse::<FunctionId>().map_err(|what| {
         source.error(
@@ -308,7 +322,7 @@ fn unplug(
                 Some(format!("there are {vfs} VFs, vf1 to vf{vfs}")),
             ));
         }
-        FunctionId::Pf | FunctionId::Mailbox => {
+        FunctionId::Pf | FunctionId::Bridge | FunctionId::Mailbox => {
             return Err(source.error(
                 raw.target.span(),
                 format!("{target} cannot be unplugged by the actuator `platform`"),
@@ -324,14 +338,11 @@ fn unplug(
             Some(e.hint),
         )
     })?;
-    if let FunctionId::Vf(n) = at.function {
+    if let Some(function @ FunctionId::Vf(n)) = at.function {
         if i64::from(n) > vfs {
             return Err(source.error(
                 raw.at.span(),
-                format!(
-                    "{} does not exist, so that this point is never reached",
-                    at.function
-                ),
+                format!("{function} does not exist, so that this point is never reached"),
                 Some(format!("there are {vfs} VFs, vf1 to vf{vfs}")),
             ));
         }
@@ -347,15 +358,25 @@ fn unplug(
             ));
         }
     };
-    Ok(Unplug {
-        actuator: raw.actuator,
-        target,
-        at,
-        hold: Hold {
-            until: raw.hold.until,
-            at_most,
+    Ok((
+        Unplug {
+            actuator: raw.actuator,
+            target: Target::Function(target),
         },
-    })
+        Step {
+            at: At::Point(at),
+            fire: true,
+            hold: Some(Hold {
+                until: match raw.hold.until {
+                    RawUntil::Time => Until::Time,
+                    RawUntil::UnplugSeen => Until::OtherStarted,
+                    RawUntil::UnplugCommitted => Until::OtherCommitted,
+                },
+                at_most,
+            }),
+            returns: None,
+        },
+    ))
 }
 
 /// A string of the file with its `{parameter}`s filled in, and the way back from a place in it to the file.

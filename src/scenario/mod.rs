@@ -4,20 +4,21 @@
 mod error;
 mod file;
 mod point;
+mod schedule;
 
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::FunctionId;
+use crate::event::{Class, FunctionId, Role, Target};
 
 pub use error::{Malformed, ScenarioError};
 pub use file::{Entry, list, load};
 pub use point::{MESSAGES, PointError};
+pub use schedule::{At, Hold, LockName, Schedule, Step, Until};
 
 /// A scenario with its parameters filled in, ready to run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -34,57 +35,188 @@ pub struct Scenario {
     pub rounds: u32,
     /// What is torn down.
     pub teardown: Teardown,
+    /// The PF's driver.
+    pub driver: PfDriver,
     /// What is unplugged meanwhile; `None` for a control.
     pub unplug: Option<Unplug>,
+    /// Who goes first and who is held where. Without steps nothing is held; an unplug then needs one that fires it.
+    pub schedule: Schedule,
+    /// Classes of findings that the scenario looks for, beside a double removal (with an unplug) and a task that does
+    /// not come back.
+    pub wants: Vec<Class>,
 }
 
-/// How the VFs are torn down.
+/// The driver's side of a race. Most of these take VFs away; those that bring them up do so on the way to an error or to
+/// meet a rescan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Teardown {
     /// The PF's driver is unbound; its .remove() disables SR-IOV (virtio_pci_remove in drivers/virtio/virtio_pci_common.c).
     Unbind,
+    /// The PF's driver module is unloaded; needs [`PfDriver::Module`].
+    Rmmod,
     /// The PF is removed through its sysfs `remove` file, with VFs on.
     PfRemove,
+    /// 0 is written to the PF's `sriov_numvfs`.
+    NumvfsZero,
+    /// 0 and then the number of VFs again are written to the PF's `sriov_numvfs`.
+    NumvfsCycle,
+    /// The number of VFs is written to the PF's `sriov_numvfs`; the round begins without VFs.
+    NumvfsOn,
+    /// A driver that enables SR-IOV in its .probe() is bound to the PF; the round begins without VFs. Needs
+    /// [`PfDriver::Module`].
+    Bind,
+    /// The slot is powered off through its sysfs `power` file (pciehp).
+    SlotPowerOff,
+    /// The PF's function is reset through its sysfs `reset` file.
+    Reset,
 }
 
-/// Who removes the VF.
+impl Teardown {
+    /// Whether the PF is gone when it has worked.
+    pub fn removes_pf(self) -> bool {
+        matches!(self, Teardown::PfRemove | Teardown::SlotPowerOff)
+    }
+
+    /// Whether the round begins with VFs on.
+    pub fn begins_with_vfs(self) -> bool {
+        !matches!(self, Teardown::NumvfsOn | Teardown::Bind)
+    }
+
+    /// Whether there are VFs when it has worked.
+    pub fn ends_with_vfs(self) -> bool {
+        matches!(
+            self,
+            Teardown::NumvfsOn | Teardown::Bind | Teardown::NumvfsCycle | Teardown::Reset
+        )
+    }
+}
+
+/// The driver that the PF is bound to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PfDriver {
+    /// virtio-pci, the device's own: its .remove() disables SR-IOV.
+    #[default]
+    Virtio,
+    /// The guest's module vfrace_pf, a PF driver that can be unloaded and that can enable SR-IOV in its .probe().
+    Module {
+        /// How long its .remove() sleeps before it disables SR-IOV, in milliseconds.
+        remove_ms: u32,
+    },
+}
+
+/// Who removes the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Actuator {
-    /// The guest module does what s390's event handler does: takes the rescan/remove lock, then
+    /// The guest module does what s390's event handler does for a VF: takes the rescan/remove lock, then
     /// pci_iov_remove_virtfn(PF, vf) (arch/s390/pci/pci_iov.c, zpci_iov_remove_virtfn).
     Platform,
+    /// The guest module takes the rescan/remove lock and removes the target by pci_stop_and_remove_bus_device(), as s390's
+    /// event handler does for a PF (arch/s390/pci/pci_bus.c, zpci_bus_remove_device).
+    PlatformDevice,
+    /// The slot loses its card without warning; the kernel's pciehp handles it. Target: the slot.
+    PciehpSurprise,
+    /// The slot's attention button is pressed; pciehp removes the card five seconds later. Target: the slot.
+    PciehpButton,
+    /// A guest task writes to the target's sysfs `remove` file. Target: the PF or the bridge (VFs have no such file).
+    SysfsRemove,
+    /// A guest task rescans all buses (/sys/bus/pci/rescan). Target: the PF, whose bus is meant.
+    SysfsRescan,
+    /// A guest task writes 0 to the PF's `sriov_numvfs`. Target: the PF.
+    SysfsNumvfs,
+    /// A guest task switches the slot off (/sys/bus/pci/slots/N/power). Target: the slot.
+    SysfsPower,
+    /// A guest task unbinds the PF's driver. Target: the PF.
+    SysfsUnbind,
 }
 
-/// An unplug and when it is fired.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+impl Actuator {
+    /// As in scenario files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Actuator::Platform => "platform",
+            Actuator::PlatformDevice => "platform-device",
+            Actuator::PciehpSurprise => "pciehp-surprise",
+            Actuator::PciehpButton => "pciehp-button",
+            Actuator::SysfsRemove => "sysfs-remove",
+            Actuator::SysfsRescan => "sysfs-rescan",
+            Actuator::SysfsNumvfs => "sysfs-numvfs",
+            Actuator::SysfsPower => "sysfs-power",
+            Actuator::SysfsUnbind => "sysfs-unbind",
+        }
+    }
+}
+
+/// An unplug. When it is fired is the schedule's matter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Unplug {
     /// Who removes it.
     pub actuator: Actuator,
     /// What is removed.
-    pub target: FunctionId,
-    /// Where it is fired.
-    pub at: Point,
-    /// How long the message at that point is held.
-    pub hold: Hold,
+    pub target: Target,
 }
 
-/// A trigger point, `FUNCTION:FAMILY:WHAT[#N][@PHASE]`, e.g. `vf2:wire:GET_VRING_BASE#0@request`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+impl Unplug {
+    /// Whether the PF is gone when it has worked.
+    pub fn removes_pf(&self) -> bool {
+        match self.actuator {
+            Actuator::PciehpSurprise | Actuator::PciehpButton | Actuator::SysfsPower => true,
+            Actuator::SysfsRemove | Actuator::PlatformDevice => !matches!(
+                self.target,
+                Target::Function(FunctionId::Vf(_) | FunctionId::Mailbox)
+            ),
+            Actuator::Platform
+            | Actuator::SysfsRescan
+            | Actuator::SysfsNumvfs
+            | Actuator::SysfsUnbind => false,
+        }
+    }
+}
+
+impl Scenario {
+    /// Whether the PF is gone at the end of a round.
+    pub fn removes_pf(&self) -> bool {
+        self.teardown.removes_pf() || self.unplug.is_some_and(|unplug| unplug.removes_pf())
+    }
+}
+
+/// A trigger point, `[SIDE/]FUNCTION:FAMILY:WHAT[#N][@PHASE]`, e.g. `vf2:wire:GET_VRING_BASE#0@request` or
+/// `teardown/pf:call:sriov_disable#0@enter`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Point {
-    /// The function that it is scoped to.
-    pub function: FunctionId,
-    /// Name of the vhost-user message without VHOST_USER_.
-    pub message: String,
-    /// Which occurrence since the run was armed, from 0.
+    /// The side whose task is meant; `None`: either. A wire point has none, messages do not say which task is behind them.
+    pub role: Option<Role>,
+    /// The function that it is scoped to; `None` (`any`): whatever the kernel function is called for.
+    pub function: Option<FunctionId>,
+    /// What happens there.
+    pub what: What,
+    /// Which occurrence since the round was armed, from 0.
     pub nth: u32,
-    /// Whether the request or its answer is meant.
-    pub phase: WirePhase,
+}
+
+/// What happens at a point: its family and the rest.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum What {
+    /// A vhost-user message.
+    Wire {
+        /// Its name without VHOST_USER_.
+        message: String,
+        /// Request or answer.
+        phase: WirePhase,
+    },
+    /// A call of a guest kernel function.
+    Call {
+        /// The function's name.
+        call: String,
+        /// Entry or return.
+        phase: CallPhase,
+    },
 }
 
 /// Which of the two messages of a vhost-user exchange a point means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WirePhase {
     /// QEMU's request, before the back end sees it.
@@ -93,17 +225,51 @@ pub enum WirePhase {
     Reply,
 }
 
+/// Which end of a call a point means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CallPhase {
+    /// Before the function's first instruction.
+    Enter,
+    /// After its last.
+    Return,
+}
+
+impl Point {
+    /// Whether it is a vhost-user message.
+    pub fn is_wire(&self) -> bool {
+        matches!(self.what, What::Wire { .. })
+    }
+}
+
 impl fmt::Display for Point {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let phase = match self.phase {
-            WirePhase::Request => "request",
-            WirePhase::Reply => "reply",
+        if let Some(role) = self.role {
+            write!(f, "{role}/")?;
+        }
+        match self.function {
+            Some(function) => function.fmt(f)?,
+            None => f.write_str("any")?,
+        }
+        let (family, name, phase) = match &self.what {
+            What::Wire { message, phase } => (
+                "wire",
+                message,
+                match phase {
+                    WirePhase::Request => "request",
+                    WirePhase::Reply => "reply",
+                },
+            ),
+            What::Call { call, phase } => (
+                "call",
+                call,
+                match phase {
+                    CallPhase::Enter => "enter",
+                    CallPhase::Return => "return",
+                },
+            ),
         };
-        write!(
-            f,
-            "{}:wire:{}#{}@{phase}",
-            self.function, self.message, self.nth
-        )
+        write!(f, ":{family}:{name}#{}@{phase}", self.nth)
     }
 }
 
@@ -111,29 +277,4 @@ impl Serialize for Point {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.collect_str(self)
     }
-}
-
-/// How long the message at a point is held back. While it is, the guest's teardown task stands still, and with it
-/// everything that needs QEMU's global lock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hold {
-    /// What is waited for.
-    pub until: HoldUntil,
-    /// Upper bound. A hold that runs into it is marked in the evidence.
-    pub at_most: Duration,
-}
-
-/// What a hold waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum HoldUntil {
-    /// Nothing: the message goes on at once.
-    None,
-    /// The time in [`Hold::at_most`] has passed.
-    Time,
-    /// The guest's unplug handler has seen the event.
-    UnplugSeen,
-    /// The handler is committed: it is past its lookup of the VF (in its removal body), or it has found
-    /// pci_rescan_remove_lock taken and waits for it.
-    UnplugCommitted,
 }

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer};
 
 use super::error::nearest;
-use super::{Point, WirePhase};
+use super::{Point, What, WirePhase};
 use crate::event::FunctionId;
 
 /// The front end's requests that a point can name, without VHOST_USER_ (QEMU docs/interop/vhost-user.rst, "Front-end
@@ -172,10 +172,13 @@ impl FromStr for Point {
             }
         };
         Ok(Point {
-            function,
-            message: message.to_owned(),
+            role: None,
+            function: Some(function),
+            what: What::Wire {
+                message: message.to_owned(),
+                phase,
+            },
             nth,
-            phase,
         })
     }
 }

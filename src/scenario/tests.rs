@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -63,14 +62,14 @@ fn the_three_scenarios_load() {
     );
     let s = load("unbind-vs-vf-unplug", &dir(), &[]).unwrap();
     assert_eq!((s.vfs, s.rounds, s.teardown), (3, 3, Teardown::Unbind));
-    let unplug = s.unplug.unwrap();
-    assert_eq!(unplug.target, FunctionId::Vf(2));
-    assert_eq!(unplug.at.to_string(), "vf2:wire:GET_VRING_BASE#0@request");
-    let hold = Hold {
-        until: HoldUntil::UnplugCommitted,
-        at_most: Duration::from_millis(100),
-    };
-    assert_eq!(unplug.hold, hold);
+    assert_eq!(
+        s.unplug.unwrap().target,
+        Target::Function(FunctionId::Vf(2))
+    );
+    assert_eq!(
+        s.schedule.to_string(),
+        "teardown first; vf2:wire:GET_VRING_BASE#0@request fire until other-committed <=100ms"
+    );
     assert!(s.source.contains("S2"));
     let s = load("unbind-alone", &dir(), &[]).unwrap();
     assert_eq!((s.teardown, s.unplug), (Teardown::Unbind, None));
@@ -88,11 +87,11 @@ fn parameters_come_from_the_command_line() {
     )
     .unwrap();
     assert_eq!((s.vfs, s.rounds), (8, 1));
-    let unplug = s.unplug.unwrap();
     assert_eq!(
-        (unplug.target, unplug.at.function),
-        (FunctionId::Vf(8), FunctionId::Vf(8))
+        s.unplug.unwrap().target,
+        Target::Function(FunctionId::Vf(8))
     );
+    assert!(s.schedule.to_string().contains("vf8:wire"));
     let path = dir().join("unbind-alone.toml");
     assert_eq!(
         load(path.to_str().unwrap(), Path::new("/nowhere"), &[("vfs", 1)])
@@ -193,7 +192,7 @@ fn points_read_back_what_they_print() {
     assert_eq!(p.to_string(), "pf:wire:SET_VRING_ENABLE#0@reply");
     assert_eq!(p.to_string().parse::<Point>().unwrap(), p);
     let short: Point = "vf1:wire:RESET_DEVICE".parse().unwrap();
-    assert_eq!((short.nth, short.phase), (0, WirePhase::Request));
+    assert_eq!(short.to_string(), "vf1:wire:RESET_DEVICE#0@request");
 }
 
 proptest! {

@@ -143,7 +143,7 @@ fn a_quiet_run_without_overlap_is_inconclusive() {
             tape.seen(event);
             tape.lock(HANDLER);
             tape.guest(HANDLER, Observation::LockRelease);
-            tape.guest(HANDLER, Observation::UnplugDone { event });
+            tape.guest(HANDLER, Observation::UnplugDone { event, status: 0 });
         }
     });
     let judgement = of(&tape, RACE, 1);
@@ -165,7 +165,7 @@ fn a_quiet_run_without_overlap_is_inconclusive() {
             tape.seen(event);
             tape.lock(HANDLER);
             tape.guest(HANDLER, Observation::LockRelease);
-            tape.guest(HANDLER, Observation::UnplugDone { event });
+            tape.guest(HANDLER, Observation::UnplugDone { event, status: 0 });
         }
     });
     let judgement = of(&tape, RACE, 1);

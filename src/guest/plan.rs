@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What the guest's module is told about a schedule: its call points, with what is done there, and the unplug.
+
+use crate::event::{FunctionId, Role, Target};
+use crate::scenario::{
+    Actuator, At, CallPhase, LockName, Point, Schedule, Step, Unplug, Until, What,
+};
+
+/// Linux' index of a function in the protocol: VFs from 0, -1 the PF, -3 the bridge.
+fn index(function: FunctionId) -> i32 {
+    match function {
+        FunctionId::Vf(n) => i32::from(n) - 1,
+        FunctionId::Pf => -1,
+        FunctionId::Bridge => -3,
+        FunctionId::Mailbox => -2,
+    }
+}
+
+/// VFRACE_IS_ANY: the point is not scoped to a function.
+const ANY: i32 = -4;
+
+/// The guest's part of a schedule.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    points: Vec<String>,
+    wire_waits: Vec<(u32, Point)>,
+}
+
+impl Plan {
+    /// Makes the plan of a schedule. Points are numbered by their place in it.
+    pub fn new(schedule: &Schedule) -> Self {
+        let mut plan = Plan::default();
+        let mut watched: Vec<&Point> = Vec::new();
+        // The points that others wait for first, so that a hold can name them.
+        for step in &schedule.steps {
+            if let Some(Until::OtherAt(point)) = step.hold.as_ref().map(|hold| &hold.until) {
+                let is_step = |s: &Step| matches!(&s.at, At::Point(p) if p == point);
+                if !point.is_wire()
+                    && !schedule.steps.iter().any(is_step)
+                    && !watched.contains(&point)
+                {
+                    watched.push(point);
+                }
+            }
+        }
+        let mut numbers: Vec<&Point> = watched.clone();
+        numbers.extend(schedule.steps.iter().filter_map(|step| match &step.at {
+            At::Point(point) if !point.is_wire() => Some(point),
+            _ => None,
+        }));
+        let number = |point: &Point| {
+            let at = numbers.iter().position(|p| *p == point);
+            at.and_then(|at| u32::try_from(at).ok())
+        };
+        for point in watched {
+            if let Some(id) = number(point) {
+                plan.points.extend(line(id, point, "none", "-", 0, None));
+            }
+        }
+        for step in &schedule.steps {
+            let At::Point(point) = &step.at else { continue };
+            let Some(id) = number(point) else { continue };
+            let (until, what, bound) = match &step.hold {
+                None => ("none", "-".to_owned(), 0),
+                Some(hold) => {
+                    let (until, what) = match &hold.until {
+                        Until::Time => ("time", "-".to_owned()),
+                        Until::OtherStarted => ("started", "-".to_owned()),
+                        Until::OtherCommitted => ("committed", "-".to_owned()),
+                        Until::OtherDone => ("done", "-".to_owned()),
+                        Until::OtherRests => ("rests", "-".to_owned()),
+                        Until::OtherBlocked(None) => ("blocked", "any".to_owned()),
+                        Until::OtherBlocked(Some(LockName::RescanRemove)) => {
+                            ("blocked", "rescan".to_owned())
+                        }
+                        Until::OtherBlocked(Some(LockName::Device(function))) => {
+                            ("blocked", index(*function).to_string())
+                        }
+                        Until::OtherAt(other) => match number(other) {
+                            Some(other) => ("at", other.to_string()),
+                            None => {
+                                plan.wire_waits.push((id, other.clone()));
+                                ("released", "-".to_owned())
+                            }
+                        },
+                    };
+                    (until, what, hold.at_most.as_micros())
+                }
+            };
+            plan.points
+                .extend(line(id, point, until, &what, bound, step.returns));
+        }
+        plan
+    }
+
+    /// The texts of the commands that tell it, one a call point.
+    pub fn commands(&self) -> &[String] {
+        &self.points
+    }
+
+    /// Holds in the guest, by the number of their point, that end when a message comes.
+    pub fn waits_for_wire(&self) -> impl Iterator<Item = (u32, &Point)> {
+        self.wire_waits.iter().map(|(id, point)| (*id, point))
+    }
+}
+
+/// `ID ROLE SUBJECT FUNCTION PHASE NTH UNTIL WHAT BOUND_US RETURN TEXT`
+fn line(
+    id: u32,
+    point: &Point,
+    until: &str,
+    what: &str,
+    bound_us: u128,
+    returns: Option<i64>,
+) -> Option<String> {
+    let What::Call { call, phase } = &point.what else {
+        return None;
+    };
+    let role = match point.role {
+        Some(Role::Teardown) => "teardown",
+        Some(Role::Unplug) => "unplug",
+        None => "any",
+    };
+    let subject = point.function.map_or(ANY, index);
+    let phase = match phase {
+        CallPhase::Enter => "enter",
+        CallPhase::Return => "return",
+    };
+    let returns = returns.map_or_else(|| "-".to_owned(), |value| value.to_string());
+    let nth = point.nth;
+    Some(format!(
+        "{id} {role} {subject} {call} {phase} {nth} {until} {what} {bound_us} {returns} {point}"
+    ))
+}
+
+/// The text of the command that says what the unplug does when it is fired. `pf` and `bridge` are the addresses of these
+/// functions, `slot` the slot's directory in sysfs, `number` what the unplug will be called if the kernel's own handler
+/// does it.
+pub fn unplug_command(unplug: &Unplug, pf: &str, bridge: &str, slot: &str, number: u32) -> String {
+    let devices = "/sys/bus/pci/devices";
+    let address = match unplug.target {
+        Target::Function(FunctionId::Bridge) => bridge,
+        _ => pf,
+    };
+    let target = unplug.target.function().map_or(ANY, index);
+    match unplug.actuator {
+        Actuator::Platform => format!("virtfn {target}"),
+        Actuator::PlatformDevice => format!("device {target}"),
+        Actuator::PciehpSurprise => {
+            format!("watch pciehp_handle_presence_or_link_change {number}")
+        }
+        Actuator::PciehpButton => format!("watch pciehp_handle_disable_request {number}"),
+        Actuator::SysfsRemove => format!("write {devices}/{address}/remove 1"),
+        Actuator::SysfsRescan => "write /sys/bus/pci/rescan 1".to_owned(),
+        Actuator::SysfsNumvfs => format!("write {devices}/{pf}/sriov_numvfs 0"),
+        Actuator::SysfsPower => format!("write {slot}/power 0"),
+        Actuator::SysfsUnbind => format!("write {devices}/{pf}/driver/unbind {pf}"),
+    }
+}

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A schedule: who goes first, where each side is stopped, and what it waits for there. It is one line of text.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::Point;
+use crate::event::{FunctionId, Role};
+
+/// In which order the two sides of a race go.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Schedule {
+    /// The side that is started first. The other one is started by the first step that fires.
+    pub first: Role,
+    /// What happens where.
+    pub steps: Vec<Step>,
+}
+
+/// Something to do at a place of one side.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Step {
+    /// Where.
+    pub at: At,
+    /// Start the other side.
+    pub fire: bool,
+    /// Hold the task there.
+    pub hold: Option<Hold>,
+    /// The function is not called (at its entry) or its value is replaced (at its return): what it returns.
+    pub returns: Option<i64>,
+}
+
+/// A place of a step.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum At {
+    /// A trigger point.
+    Point(Point),
+    /// A time after a side was started, for undirected runs.
+    Time {
+        /// Whose start it counts from.
+        role: Role,
+        /// How long after it.
+        after: Duration,
+    },
+}
+
+/// How long a task is held at a point. At a wire point it is the message that is held: the task stands still, and with it
+/// everything that needs QEMU's global lock. At a call point the task sleeps and blocks nobody.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Hold {
+    /// What is waited for.
+    pub until: Until,
+    /// Upper bound. A hold that runs into it is marked in the evidence.
+    pub at_most: Duration,
+}
+
+/// What a hold waits for. "The other side" is the one that the held task does not belong to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Until {
+    /// The time in [`Hold::at_most`] has passed.
+    Time,
+    /// The other side has begun: the handler has seen the event, the teardown's task runs.
+    OtherStarted,
+    /// The other side is past its lookup of the VF (in the removal's body), or waits for a lock that is taken, or is done.
+    OtherCommitted,
+    /// The other side has reached a point.
+    OtherAt(Point),
+    /// The other side waits for a lock; `None`: for any mutex.
+    OtherBlocked(Option<LockName>),
+    /// The other side is done.
+    OtherDone,
+    /// The other side does not go on by itself: it is done, held, or blocked on something for a while.
+    OtherRests,
+}
+
+/// A lock that a task can be blocked on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LockName {
+    /// pci_rescan_remove_lock (drivers/pci/probe.c).
+    RescanRemove,
+    /// The mutex of a function's struct device (device_lock()).
+    Device(FunctionId),
+}
+
+/// Writes what [`std::str::FromStr`] reads.
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} first", self.first)?;
+        for step in &self.steps {
+            write!(f, "; {step}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.at {
+            At::Point(point) => point.fmt(f)?,
+            At::Time { role, after } => write!(f, "{role}+{}ms", after.as_millis())?,
+        }
+        if self.fire {
+            f.write_str(" fire")?;
+        }
+        if let Some(hold) = &self.hold {
+            write!(f, " until {} <={}ms", hold.until, hold.at_most.as_millis())?;
+        }
+        if let Some(value) = self.returns {
+            write!(f, " return {value}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Until {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Until::Time => f.write_str("time"),
+            Until::OtherStarted => f.write_str("other-started"),
+            Until::OtherCommitted => f.write_str("other-committed"),
+            Until::OtherAt(point) => write!(f, "other-at({point})"),
+            Until::OtherBlocked(None) => f.write_str("other-blocked"),
+            Until::OtherBlocked(Some(lock)) => write!(f, "other-blocked({lock})"),
+            Until::OtherDone => f.write_str("other-done"),
+            Until::OtherRests => f.write_str("other-rests"),
+        }
+    }
+}
+
+impl fmt::Display for LockName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LockName::RescanRemove => f.write_str("pci_rescan_remove_lock"),
+            LockName::Device(function) => write!(f, "device_lock({function})"),
+        }
+    }
+}
+
+impl Serialize for Schedule {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
