@@ -528,6 +528,9 @@ pub enum EventKind {
         accel: String,
         /// QEMU's version.
         qemu: String,
+        /// What else was done to the guest, e.g. `skip-sleep`.
+        #[serde(skip_serializing_if = "Vec::is_empty", default)]
+        options: Vec<String>,
     },
     /// A phase begins. `console` is the length of the console file at that moment.
     Phase {
@@ -585,6 +588,11 @@ pub enum EventKind {
         held_ns: u64,
         /// Why it ended.
         end: HoldEnd,
+    },
+    /// The PF was given back references that a double removal took, so that the next round begins as the first did.
+    Repaired {
+        /// How many.
+        references: u32,
     },
     /// The guest module observed something.
     Guest(GuestRecord),
@@ -660,6 +668,11 @@ impl EventSink {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         // The receiver being gone is not the sender's problem, see the type's documentation.
         let _ = self.sender.send(Event { number, ns, kind });
+    }
+
+    /// Events sent so far, by all sinks of this recording.
+    pub fn sent(&self) -> u64 {
+        self.next.load(Ordering::Relaxed)
     }
 
     /// Says that a long step is at `detail`.

@@ -82,13 +82,17 @@ static void agent_line(char *text)
 	if (!strcmp(text, "ready")) {
 		vfrace_report(VFRACE_REPORT_AGENT, NULL, 0, NULL);
 	} else if (!strncmp(text, "task ", 5)) {
-		if (!strcmp(text + 5, "teardown"))
+		if (!strcmp(text + 5, "teardown")) {
 			set_cpus_allowed_ptr(current, cpumask_of(0));
+			vfrace_side_start(VFRACE_SIDE_TEARDOWN);
+		}
 		vfrace_report(VFRACE_REPORT_TASK, NULL, 0, text + 5);
 	} else if (sscanf(text, "output %u %n", &id, &at) == 1 && at) {
 		args[0] = id;
 		vfrace_report(VFRACE_REPORT_OUTPUT, args, 1, text + at);
 	} else if (sscanf(text, "done %u %d", &id, &status) == 2) {
+		/* The command of the teardown is the only one while it is under way. */
+		vfrace_side_done(VFRACE_SIDE_TEARDOWN);
 		args[0] = id;
 		args[1] = (s64)status;
 		vfrace_report(VFRACE_REPORT_DONE, args, 2, NULL);

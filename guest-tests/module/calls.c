@@ -1,138 +1,149 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/*
- * Who enters which function of the PCI core, for which VF, from where.
- *
- * The probes sit on function entries and go through ftrace (CONFIG_KPROBES_ON_FTRACE): a probe that traps would need
- * QEMU's global lock and stand still while the host holds an answer. They only look; they change nothing but timing.
- */
+/* Who enters which function of the PCI core, for which function of the device, from where; and who has the lock. */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
-#include <linux/atomic.h>
 #include <linux/device.h>
-#include <linux/kprobes.h>
 #include <linux/module.h>
 #include <linux/pci.h>
 #include <linux/sched.h>
+#include <linux/stacktrace.h>
 
 #include "vfrace.h"
 
-#define FRAMES	8
+#define FRAMES	48		/* each wrapped function has three frames of ours beside its own */
+#define SHOWN	8
+#define LONG_SLEEP_MS	500
 
-enum subject {
-	ON_PF_AND_INDEX,		/* f(struct pci_dev *pf, int id) */
-	ON_PCI_DEV,			/* f(struct pci_dev *) */
-	ON_DEVICE,			/* f(struct device *) that may belong to a pci_dev */
+enum kind {
+	REPORTED,			/* always */
+	TRACED,				/* when tracing, if one of the two sides calls it */
+	TAKES, RELEASES,		/* pci_rescan_remove_lock */
+	TAKES_MAYBE, RELEASES_MAYBE,	/* helpers of some variants, which may call the plain functions */
+	CREATES, FREES,			/* a pci_dev */
+	SLEEPS,				/* milliseconds */
 };
 
-struct call {
-	struct kretprobe probe;
-	enum subject subject;
+static const struct observed {
+	const char *name;
+	enum kind kind;
 	bool required;
+} observed[] = {
+	{ "sriov_disable", REPORTED, true },
+	{ "sriov_enable", REPORTED, true },
+	{ "pci_iov_remove_virtfn", REPORTED, true },
+	{ "pci_iov_add_virtfn", REPORTED, true },
+	{ "pci_stop_and_remove_bus_device", REPORTED, true },
+	{ "device_del", REPORTED, true },
+	{ "virtio_pci_remove", REPORTED, false },
+	{ "pci_lock_rescan_remove", TAKES, true },
+	{ "pci_unlock_rescan_remove", RELEASES, true },
+	{ "pci_lock_rescan_remove_nested", TAKES_MAYBE, false },
+	{ "pci_lock_rescan_remove_reentrant", TAKES_MAYBE, false },
+	{ "pci_unlock_rescan_remove_reentrant", RELEASES_MAYBE, false },
+	{ "pci_device_add", CREATES, true },
+	{ "pci_release_dev", FREES, true },
+	{ "msleep", SLEEPS },
+	{ "unbind_store", TRACED },
+	{ "bind_store", TRACED },
+	{ "remove_store", TRACED },
+	{ "rescan_store", TRACED },
+	{ "sriov_numvfs_store", TRACED },
+	{ "device_release_driver", TRACED },
+	{ "device_release_driver_internal", TRACED },
+	{ "virtio_pci_sriov_configure", TRACED },
+	{ "sriov_add_vfs", TRACED },
+	{ "sriov_del_vfs", TRACED },
+	{ "pci_setup_device", TRACED },
+	{ "pci_bus_add_device", TRACED },
+	{ "pci_stop_and_remove_bus_device_locked", TRACED },
+	{ "pci_stop_bus_device", TRACED },
+	{ "pci_stop_dev", TRACED },
+	{ "pci_remove_bus_device", TRACED },
+	{ "pci_destroy_dev", TRACED },
+	{ "sysfs_remove_link", TRACED },
+	{ "virtfn_add_bus", TRACED },
+	{ "virtfn_remove_bus", TRACED },
+	{ "pciehp_unconfigure_device", TRACED },
+	{ "pciehp_configure_device", TRACED },
 };
 
-static bool enabled;
-static atomic64_t created, released;
+static const struct observed *by_slot[VFRACE_SLOTS];
+static bool enabled, tracing, awake;
 
-u64 vfrace_created(void)
+/* Wraps those that are always wrapped, those that are only traced, or the sleep. */
+static int wrap_observed(enum kind which)
 {
-	return atomic64_read(&created);
+	unsigned int i;
+	int slot;
+
+	for (i = 0; i < ARRAY_SIZE(observed); i++) {
+		bool always = observed[i].kind != TRACED && observed[i].kind != SLEEPS;
+
+		if (which == REPORTED ? !always : observed[i].kind != which)
+			continue;
+		slot = vfrace_wrap(observed[i].name);
+		if (slot >= 0) {
+			by_slot[slot] = &observed[i];
+		} else if (observed[i].required) {
+			pr_err("cannot observe %s (%d)\n", observed[i].name, slot);
+			return slot;
+		}
+	}
+	return 0;
 }
 
-u64 vfrace_released(void)
+void vfrace_calls_enable(bool on, bool trace, bool nosleep)
 {
-	return atomic64_read(&released);
-}
-
-void vfrace_calls_enable(bool on)
-{
+	if (on && trace)
+		wrap_observed(TRACED);
+	if (on && nosleep)
+		wrap_observed(SLEEPS);
+	WRITE_ONCE(awake, on && nosleep);
+	WRITE_ONCE(tracing, on && trace);
 	WRITE_ONCE(enabled, on);
 }
 
-/* --- calls that are reported with their stack --- */
-
-static int subject_of(struct call *call, struct pt_regs *regs)
+bool vfrace_calls_enabled(void)
 {
-	struct device *dev;
-
-	switch (call->subject) {
-	case ON_PF_AND_INDEX:
-		return regs_get_kernel_argument(regs, 1);
-	case ON_PCI_DEV:
-		return vfrace_index_of((struct pci_dev *)regs_get_kernel_argument(regs, 0));
-	case ON_DEVICE:
-		dev = (struct device *)regs_get_kernel_argument(regs, 0);
-		if (dev->bus == &pci_bus_type)
-			return vfrace_index_of(to_pci_dev(dev));
-	}
-	return VFRACE_IS_NONE;
+	return READ_ONCE(enabled);
 }
 
-static void report_enter(const char *name, int index, struct pt_regs *regs)
+unsigned int vfrace_stack(char *text, size_t size, const unsigned long *frames, unsigned int n)
+{
+	unsigned int i, shown = 0, at = 0;
+
+	for (i = 0; i < n && shown < SHOWN; i++) {
+		/* what is ours is how we look, not what happens */
+		if (within_module(frames[i], THIS_MODULE))
+			continue;
+		at += scnprintf(text + at, size - at, " %ps", (void *)frames[i]);
+		shown++;
+	}
+	return at;
+}
+
+static void report_enter(const struct vfrace_call *call)
 {
 	unsigned long frames[FRAMES];
 	char text[VFRACE_REPORT_TEXT];
-	unsigned int i, n;
-	u64 arg = (s64)index;
+	u64 arg = (s64)call->index;
+	unsigned int n;
 	int at;
 
-	/* the first frame is the function itself */
-	n = vfrace_stack_save_regs(regs, frames, ARRAY_SIZE(frames), 1);
-	at = scnprintf(text, sizeof(text), "%s", name);
-	for (i = 0; i < n; i++)
-		at += scnprintf(text + at, sizeof(text) - at, " %ps", (void *)frames[i]);
+	n = stack_trace_save(frames, ARRAY_SIZE(frames), 0);
+	at = scnprintf(text, sizeof(text), "%s", call->name);
+	vfrace_stack(text + at, sizeof(text) - at, frames, n);
 	vfrace_report(VFRACE_REPORT_ENTER, &arg, 1, text);
 }
 
-static int call_enter(struct kretprobe_instance *ri, struct pt_regs *regs)
+static void report_return(const struct vfrace_call *call)
 {
-	struct call *call = container_of(get_kretprobe(ri), struct call, probe);
-	int *index = (int *)ri->data;
+	u64 arg = (s64)call->index;
 
-	*index = VFRACE_IS_NONE;
-	if (READ_ONCE(enabled))
-		*index = subject_of(call, regs);
-	if (*index == VFRACE_IS_NONE)
-		return 1;		/* the return is of no interest */
-	report_enter(call->probe.kp.symbol_name, *index, regs);
-	return 0;
-}
-NOKPROBE_SYMBOL(call_enter);
-
-static int call_return(struct kretprobe_instance *ri, struct pt_regs *regs)
-{
-	u64 arg = (s64)*(int *)ri->data;
-
-	vfrace_report(VFRACE_REPORT_RETURN, &arg, 1, get_kretprobe(ri)->kp.symbol_name);
-	return 0;
-}
-NOKPROBE_SYMBOL(call_return);
-
-#define CALL(name, on, need) {					\
-	.probe = {						\
-		.kp.symbol_name = name,				\
-		.entry_handler = call_enter,			\
-		.handler = call_return,				\
-		.data_size = sizeof(int),			\
-		.maxactive = 64,				\
-	},							\
-	.subject = on,						\
-	.required = need,					\
+	vfrace_report(VFRACE_REPORT_RETURN, &arg, 1, call->name);
 }
 
-static struct call calls[] = {
-	CALL("sriov_disable", ON_PCI_DEV, true),
-	CALL("pci_iov_remove_virtfn", ON_PF_AND_INDEX, true),
-	CALL("pci_stop_and_remove_bus_device", ON_PCI_DEV, true),
-	CALL("device_del", ON_DEVICE, true),
-	CALL("virtio_pci_remove", ON_PCI_DEV, false),
-};
-
-/* --- the lock --- */
-
-/*
- * The variants v1..v5 take the lock in helpers that may or may not call the plain functions. A task inside a helper is
- * listed here, so that what the helper does inside is not reported twice.
- */
+/* A task inside a helper is listed, so that what the helper does inside is not reported twice. */
 #define HELPERS	16
 static struct task_struct *in_helper[HELPERS];
 static DEFINE_RAW_SPINLOCK(helper_lock);
@@ -153,143 +164,118 @@ static bool helper_mark(struct task_struct *from, struct task_struct *to)
 	return found;
 }
 
-struct lock_call {
-	struct kretprobe probe;
-	bool takes;			/* as against: releases */
-	bool helper;
-	bool required;
-	bool registered;
-};
-
-static int lock_enter(struct kretprobe_instance *ri, struct pt_regs *regs)
+static void lock_enter(struct vfrace_call *call, enum kind kind)
 {
-	struct lock_call *call = container_of(get_kretprobe(ri), struct lock_call, probe);
-	bool *mine = (bool *)ri->data;
 	u64 owner;
 
-	if (!READ_ONCE(enabled) || helper_mark(current, current))
-		return 1;
-	if (call->helper)
+	if (helper_mark(current, current))
+		return;
+	call->reported = true;
+	if (kind == TAKES_MAYBE || kind == RELEASES_MAYBE)
 		helper_mark(NULL, current);
-	*mine = vfrace_lock_is_mine();
-	if (call->takes) {
-		owner = vfrace_lock_owner();
+	call->nested = vfrace_mutex_owner(vfrace_lock) == current;
+	if (kind == TAKES || kind == TAKES_MAYBE) {
+		owner = vfrace_mutex_owner_pid(vfrace_lock);
 		vfrace_report(VFRACE_REPORT_LOCK_WAIT, &owner, 1, NULL);
 	} else {
 		vfrace_report(VFRACE_REPORT_LOCK_RELEASE, NULL, 0, NULL);
 	}
-	return 0;
 }
-NOKPROBE_SYMBOL(lock_enter);
 
-static int lock_return(struct kretprobe_instance *ri, struct pt_regs *regs)
+static void lock_return(struct vfrace_call *call, enum kind kind)
 {
-	struct lock_call *call = container_of(get_kretprobe(ri), struct lock_call, probe);
-	u64 nested = *(bool *)ri->data;
+	u64 nested = call->nested;
 
-	if (call->helper)
+	if (!call->reported)
+		return;
+	if (kind == TAKES_MAYBE || kind == RELEASES_MAYBE)
 		helper_mark(current, NULL);
-	if (call->takes)
+	if (kind == TAKES || kind == TAKES_MAYBE)
 		vfrace_report(VFRACE_REPORT_LOCK_TAKEN, &nested, 1, NULL);
-	return 0;
-}
-NOKPROBE_SYMBOL(lock_return);
-
-#define LOCK_CALL(name, take, help, need) {			\
-	.probe = {						\
-		.kp.symbol_name = name,				\
-		.entry_handler = lock_enter,			\
-		.handler = lock_return,				\
-		.data_size = sizeof(bool),			\
-		.maxactive = 64,				\
-	},							\
-	.takes = take,						\
-	.helper = help,						\
-	.required = need,					\
 }
 
-static struct lock_call lock_calls[] = {
-	LOCK_CALL("pci_lock_rescan_remove", true, false, true),
-	LOCK_CALL("pci_unlock_rescan_remove", false, false, true),
-	LOCK_CALL("pci_lock_rescan_remove_nested", true, true, false),
-	LOCK_CALL("pci_lock_rescan_remove_reentrant", true, true, false),
-	LOCK_CALL("pci_unlock_rescan_remove_reentrant", false, true, false),
-};
-
-/* --- life and death of VFs, always counted --- */
-
-static int count_created(struct kprobe *kp, struct pt_regs *regs)
+/* Which function of the device the call is for: any of its first three arguments says it. */
+static int subject_of(const struct vfrace_call *call)
 {
-	struct pci_dev *dev = (struct pci_dev *)regs_get_kernel_argument(regs, 0);
-
-	if (dev->is_virtfn)
-		atomic64_inc(&created);
-	return 0;
-}
-
-static int count_released(struct kprobe *kp, struct pt_regs *regs)
-{
-	struct pci_dev *dev = to_pci_dev((struct device *)regs_get_kernel_argument(regs, 0));
-
-	if (dev->is_virtfn)
-		atomic64_inc(&released);
-	return 0;
-}
-
-static struct kprobe counters[] = {
-	{ .symbol_name = "pci_device_add", .pre_handler = count_created },
-	{ .symbol_name = "pci_release_dev", .pre_handler = count_released },
-};
-
-static bool call_registered[ARRAY_SIZE(calls)];
-static unsigned int ncounters;
-
-void vfrace_calls_exit(void)
-{
+	int index = VFRACE_IS_NONE;
 	unsigned int i;
 
-	vfrace_calls_enable(false);
-	for (i = 0; i < ARRAY_SIZE(calls); i++)
-		if (call_registered[i])
-			unregister_kretprobe(&calls[i].probe);
-	for (i = 0; i < ARRAY_SIZE(lock_calls); i++)
-		if (lock_calls[i].registered)
-			unregister_kretprobe(&lock_calls[i].probe);
-	while (ncounters)
-		unregister_kprobe(&counters[--ncounters]);
+	for (i = 0; i < 3 && index == VFRACE_IS_NONE; i++)
+		index = vfrace_index_of_pointer(call->args[i]);
+	/* (PF, index of the VF) */
+	if (index == VFRACE_IS_PF &&
+	    (!strcmp(call->name, "pci_iov_remove_virtfn") || !strcmp(call->name, "pci_iov_add_virtfn")))
+		return (int)call->args[1];
+	return index;
+}
+
+void vfrace_call_enter(struct vfrace_call *call)
+{
+	const struct observed *about = by_slot[call->slot];
+
+	if (about && about->kind == CREATES)
+		vfrace_functions_created((struct pci_dev *)call->args[0]);
+	call->index = VFRACE_IS_NONE;
+	call->side = VFRACE_NO_SIDE;
+	if (!READ_ONCE(enabled))
+		goto released;
+	call->index = subject_of(call);
+	vfrace_unplug_watch(call, true);
+	call->side = vfrace_side_of(current);
+	if (call->side != VFRACE_NO_SIDE && about && !strcmp(about->name, "pci_stop_and_remove_bus_device"))
+		WRITE_ONCE(vfrace_sides[call->side].committed, true);
+	if (about) {
+		switch (about->kind) {
+		case REPORTED:
+			call->reported = call->index != VFRACE_IS_NONE;
+			break;
+		case TRACED:
+		case CREATES:
+		case FREES:
+			call->reported = READ_ONCE(tracing) && call->side != VFRACE_NO_SIDE;
+			break;
+		case SLEEPS:
+			/* ssleep(1) of sriov_disable(), which lets the hardware settle */
+			call->replaced = READ_ONCE(awake) && call->side != VFRACE_NO_SIDE && call->args[0] >= LONG_SLEEP_MS;
+			call->reported = call->replaced;
+			break;
+		default:
+			lock_enter(call, about->kind);
+		}
+		if (call->reported && (about->kind < TAKES || about->kind > RELEASES_MAYBE))
+			report_enter(call);
+	}
+	vfrace_points_at(call, true);
+released:
+	/* behind the points: up to here it is one of ours */
+	if (about && about->kind == FREES)
+		vfrace_functions_released(to_pci_dev((struct device *)call->args[0]));
+}
+
+void vfrace_call_return(struct vfrace_call *call)
+{
+	const struct observed *about = by_slot[call->slot];
+
+	if (call->reported) {
+		if (about->kind >= TAKES && about->kind <= RELEASES_MAYBE)
+			lock_return(call, about->kind);
+		else
+			report_return(call);
+	}
+	if (READ_ONCE(enabled)) {
+		vfrace_points_at(call, false);
+		vfrace_unplug_watch(call, false);
+	}
 }
 
 int vfrace_calls_init(void)
 {
-	unsigned int i;
 	int ret;
 
-	for (i = 0; i < ARRAY_SIZE(calls); i++) {
-		ret = register_kretprobe(&calls[i].probe);
-		call_registered[i] = !ret;
-		if (ret && calls[i].required) {
-			pr_err("cannot observe %s (%d)\n", calls[i].probe.kp.symbol_name, ret);
-			goto undo;
-		}
-	}
-	for (i = 0; i < ARRAY_SIZE(lock_calls); i++) {
-		ret = register_kretprobe(&lock_calls[i].probe);
-		lock_calls[i].registered = !ret;
-		if (ret && lock_calls[i].required) {
-			pr_err("cannot observe %s (%d)\n", lock_calls[i].probe.kp.symbol_name, ret);
-			goto undo;
-		}
-	}
-	for (; ncounters < ARRAY_SIZE(counters); ncounters++) {
-		ret = register_kprobe(&counters[ncounters]);
-		if (ret) {
-			pr_err("cannot observe %s (%d)\n", counters[ncounters].symbol_name, ret);
-			goto undo;
-		}
-	}
-	return 0;
-
-undo:
-	vfrace_calls_exit();
-	return ret;
+	BUILD_BUG_ON(ARRAY_SIZE(observed) > VFRACE_SLOTS);
+	ret = vfrace_wrap_init();
+	if (ret)
+		return ret;
+	ret = wrap_observed(REPORTED);
+	return ret ? ret : vfrace_wrap_begin();
 }

@@ -3,6 +3,7 @@
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <linux/delay.h>
+#include <linux/kernel.h>
 #include <linux/kref.h>
 #include <linux/pci.h>
 #include <linux/rcupdate.h>
@@ -75,8 +76,26 @@ void vfrace_measure(const char *label)
 	args[1] = last.bus;
 	args[2] = last.created;
 	args[3] = last.released;
-	args[4] = vfrace_lock_owner();
+	args[4] = vfrace_mutex_owner_pid(vfrace_lock);
 	args[5] = lock_depth();
 	args[6] = vfrace_dropped();
 	vfrace_report(VFRACE_REPORT_MEASURED, args, ARRAY_SIZE(args), label);
+}
+
+/* Gives the PF back what a double removal took, so that the next round begins as the first one did. */
+int vfrace_repair(const char *text)
+{
+	struct pci_dev *pf = vfrace_get_pf();
+	unsigned int references;
+	int ret = -ENODEV;
+
+	if (!pf)
+		return ret;
+	ret = kstrtouint(text, 10, &references);
+	if (!ret && references > 16)
+		ret = -ERANGE;
+	for (; !ret && references; references--)
+		pci_dev_get(pf);
+	pci_dev_put(pf);
+	return ret;
 }

@@ -36,11 +36,6 @@ u64 vfrace_dropped(void)
 	return READ_ONCE(dropped);
 }
 
-bool vfrace_mailbox_ready(void)
-{
-	return READ_ONCE(ready);
-}
-
 void vfrace_report(u32 kind, const u64 *args, unsigned int nargs, const char *text)
 {
 	size_t length = text ? min_t(size_t, strlen(text), VFRACE_REPORT_TEXT) : 0;
@@ -103,23 +98,28 @@ static int give_unplug(struct vfrace_unplug *unplug)
 	return virtqueue_add_inbuf(queues[VFRACE_QUEUE_UNPLUG], &sg, 1, unplug, GFP_ATOMIC);
 }
 
-/* Called by the polling thread only. True: @unplug has been filled. Touches shared memory and nothing else. */
+/* By the polling thread and by tasks that are held. */
+static DEFINE_RAW_SPINLOCK(unplug_lock);
+
+/* True: @unplug has been filled. Touches shared memory and nothing else; a lock that is taken is not waited for. */
 bool vfrace_mailbox_poll(struct vfrace_unplug *unplug)
 {
-	struct vfrace_unplug *got;
+	struct vfrace_unplug *got = NULL;
+	unsigned long flags;
 	unsigned int len;
 
-	if (!READ_ONCE(ready))
+	if (!READ_ONCE(ready) || !raw_spin_trylock_irqsave(&unplug_lock, flags))
 		return false;
 	got = virtqueue_get_buf(queues[VFRACE_QUEUE_UNPLUG], &len);
-	if (!got)
-		return false;
-	*unplug = *got;
-	if (len < sizeof(*got))
-		unplug->action = cpu_to_le32(VFRACE_UNPLUG_NOP);
-	/* Published without a kick, for the same reason as a report: the host looks when it needs a buffer. */
-	give_unplug(got);
-	return true;
+	if (got) {
+		*unplug = *got;
+		if (len < sizeof(*got))
+			unplug->action = cpu_to_le32(VFRACE_UNPLUG_NOP);
+		/* Published without a kick, for the same reason as a report: the host looks when it needs a buffer. */
+		give_unplug(got);
+	}
+	raw_spin_unlock_irqrestore(&unplug_lock, flags);
+	return got;
 }
 
 static int give_command(struct vfrace_command *command)

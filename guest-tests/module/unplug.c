@@ -1,72 +1,184 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The unplug handler: a thread on CPU 1 that polls the mailbox while it is armed.
+ * The handler of an unplug: a thread on CPU 1 that polls the mailbox while it is armed, or a task of the kernel's own that
+ * is watched.
  *
- * It must make progress while the host holds a vhost-user answer, i.e. while the other virtual CPU stands still and
- * owns QEMU's global lock. So the loop does nothing that leaves translated code: no cpu_relax() (PAUSE), no sleep
+ * The thread must make progress while the host holds a vhost-user answer, i.e. while the other virtual CPU stands still
+ * and owns QEMU's global lock. So the loop does nothing that leaves translated code: no cpu_relax() (PAUSE), no sleep
  * (HLT), no I/O, no console.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
+#include <linux/fs.h>
 #include <linux/kthread.h>
 #include <linux/module.h>
 #include <linux/pci.h>
 #include <linux/rcupdate.h>
+#include <linux/string.h>
 #include <linux/wait.h>
 
 #include "vfrace.h"
 
 #define UNPLUG_CPU	1
 
+static enum { DO_NOTHING, DO_VIRTFN, DO_DEVICE, DO_WRITE, DO_WATCH } what;
+static int target;
+static char path[128], value[32];
+static int watched;			/* slot */
+static u32 watched_number;
+
 static struct task_struct *thread;
 static bool armed;
+static u32 pending;			/* number of an unplug that has come and is not begun */
 static DECLARE_WAIT_QUEUE_HEAD(armed_wait);
+
+/* "virtfn INDEX", "device INDEX", "write PATH VALUE", "watch FUNCTION NUMBER". While nothing is armed. */
+int vfrace_unplug_set(char *text)
+{
+	int end = 0, slot;
+	char name[64];
+
+	what = DO_NOTHING;
+	if (sscanf(text, "virtfn %d", &target) == 1) {
+		what = DO_VIRTFN;
+	} else if (sscanf(text, "device %d", &target) == 1) {
+		what = DO_DEVICE;
+	} else if (sscanf(text, "write %127s %n", path, &end) == 1 && end) {
+		strscpy(value, text + end, sizeof(value));
+		what = DO_WRITE;
+	} else if (sscanf(text, "watch %63s %u", name, &watched_number) == 2) {
+		slot = vfrace_wrap(name);
+		if (slot < 0) {
+			vfrace_fail("%s cannot be watched in this kernel (%d)", name, slot);
+			return slot;
+		}
+		watched = slot;
+		what = DO_WATCH;
+	} else {
+		vfrace_fail("not an unplug: %s", text);
+		return -EINVAL;
+	}
+	return 0;
+}
 
 /*
  * What arch/s390/pci does for a VF: zpci_bus_remove_device() looks the function up and zpci_iov_remove_virtfn() calls
  * pci_iov_remove_virtfn() on its PF under pci_rescan_remove_lock.
  */
-static void unplug_platform(struct pci_dev *pf, int id)
+static int remove_virtfn(int id)
 {
-	unsigned int rid = vfrace_vf_rid(pf, id);
-	struct pci_dev *vf;
+	struct pci_dev *pf = vfrace_get_pf(), *vf;
+	int ret = -ENODEV;
 
-	vf = pci_get_domain_bus_and_slot(pci_domain_nr(pf->bus), PCI_BUS_NUM(rid), rid & 0xff);
-	if (!vf)
-		return;
-	pci_lock_rescan_remove();
-	vfrace_iov_remove_virtfn(pf, id);
-	pci_unlock_rescan_remove();
+	if (!pf)
+		return ret;
+	vf = vfrace_get_function(id);
+	if (vf && id >= 0) {
+		pci_lock_rescan_remove();
+		vfrace_iov_remove_virtfn(pf, id);
+		pci_unlock_rescan_remove();
+		ret = 0;
+	}
 	pci_dev_put(vf);
+	pci_dev_put(pf);
+	return ret;
 }
 
-static void unplug(const struct vfrace_unplug *unplug)
+/* What zpci_bus_remove_device() does for any other function. */
+static int remove_device(int index)
 {
-	u64 args[2] = { le32_to_cpu(unplug->number), le32_to_cpu(unplug->vf) };
-	struct pci_dev *pf;
+	struct pci_dev *dev = vfrace_get_function(index);
 
+	if (!dev)
+		return -ENODEV;
+	pci_lock_rescan_remove();
+	pci_stop_and_remove_bus_device(dev);
+	pci_unlock_rescan_remove();
+	pci_dev_put(dev);
+	return 0;
+}
+
+static int write_file(void)
+{
+	struct file *file = filp_open(path, O_WRONLY, 0);
+	ssize_t ret;
+	loff_t at = 0;
+
+	if (IS_ERR(file))
+		return PTR_ERR(file);
+	ret = kernel_write(file, value, strlen(value), &at);
+	filp_close(file, NULL);
+	return ret < 0 ? ret : 0;
+}
+
+static void unplug(u32 number)
+{
+	u64 args[2] = { number, (s64)(what == DO_WRITE ? VFRACE_IS_NONE : target) };
+	int ret = 0;
+
+	vfrace_side_start(VFRACE_SIDE_UNPLUG);
 	vfrace_report(VFRACE_REPORT_SEEN, args, 2, NULL);
-	if (unplug->action == cpu_to_le32(VFRACE_UNPLUG_PLATFORM)) {
-		pf = vfrace_get_pf();
-		if (pf) {
-			if (args[1] < pci_sriov_get_totalvfs(pf))
-				unplug_platform(pf, args[1]);
-			pci_dev_put(pf);
-		}
+	switch (what) {
+	case DO_VIRTFN:
+		ret = remove_virtfn(target);
+		break;
+	case DO_DEVICE:
+		ret = remove_device(target);
+		break;
+	case DO_WRITE:
+		ret = write_file();
+		break;
+	case DO_NOTHING:
+	case DO_WATCH:
+		break;
 	}
-	vfrace_report(VFRACE_REPORT_UNPLUGGED, args, 1, NULL);
+	vfrace_side_done(VFRACE_SIDE_UNPLUG);
+	args[1] = (s64)ret;
+	vfrace_report(VFRACE_REPORT_UNPLUGGED, args, 2, NULL);
+}
+
+/* The kernel's own handler is the side while it is in the function that is watched. The first time in a round counts. */
+void vfrace_unplug_watch(struct vfrace_call *call, bool enter)
+{
+	u64 args[2] = { watched_number, (s64)(enter ? VFRACE_IS_NONE : 0) };
+
+	if (what != DO_WATCH || call->slot != watched)
+		return;
+	if (enter && !vfrace_sides[VFRACE_SIDE_UNPLUG].started) {
+		vfrace_side_start(VFRACE_SIDE_UNPLUG);
+		vfrace_report(VFRACE_REPORT_SEEN, args, 2, NULL);
+	} else if (!enter && vfrace_side_of(current) == VFRACE_SIDE_UNPLUG) {
+		vfrace_side_done(VFRACE_SIDE_UNPLUG);
+		vfrace_report(VFRACE_REPORT_UNPLUGGED, args, 2, NULL);
+	}
+}
+
+/* Takes what the host has sent, whoever asks first. */
+void vfrace_unplug_poll(void)
+{
+	struct vfrace_unplug got;
+
+	while (vfrace_mailbox_poll(&got)) {
+		if (got.action == cpu_to_le32(VFRACE_UNPLUG_RELEASE))
+			vfrace_point_release(le32_to_cpu(got.point));
+		else
+			WRITE_ONCE(pending, le32_to_cpu(got.number));
+	}
 }
 
 static int unplug_thread(void *unused)
 {
-	struct vfrace_unplug got;
 	unsigned int n;
+	u32 number;
 
 	while (!kthread_should_stop()) {
 		wait_event_interruptible(armed_wait, READ_ONCE(armed) || kthread_should_stop());
 		for (n = 0; READ_ONCE(armed) && !kthread_should_stop(); n++) {
-			if (vfrace_mailbox_poll(&got)) {
-				unplug(&got);
+			vfrace_unplug_poll();
+			number = READ_ONCE(pending);
+			if (number) {
+				WRITE_ONCE(pending, 0);
+				unplug(number);
 				/* one event a round: leave the CPU to the teardown */
 				WRITE_ONCE(armed, false);
 			}
@@ -80,6 +192,7 @@ static int unplug_thread(void *unused)
 
 void vfrace_unplug_arm(bool on)
 {
+	WRITE_ONCE(pending, 0);
 	WRITE_ONCE(armed, on);
 	wake_up_interruptible(&armed_wait);
 }

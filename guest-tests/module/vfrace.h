@@ -9,53 +9,113 @@
 
 #include "vfrace_proto.h"
 
-/* vf index of a report that is about the PF, or about no function of ours */
-#define VFRACE_IS_PF	-1
-#define VFRACE_IS_NONE	-2
-
-/* main.c: what was asked for by the host, and symbols that are not exported */
+/* main.c: symbols that are not exported */
 extern struct mutex *vfrace_lock;		/* pci_rescan_remove_lock */
 extern void (*vfrace_iov_remove_virtfn)(struct pci_dev *pf, int id);
-extern unsigned int (*vfrace_stack_save_regs)(struct pt_regs *regs, unsigned long *store, unsigned int size,
-					       unsigned int skip);
 
 unsigned long vfrace_symbol(const char *name);
-pid_t vfrace_lock_owner(void);
-bool vfrace_lock_is_mine(void);
-struct pci_dev *vfrace_get_pf(void);		/* with a reference, or NULL */
-unsigned int vfrace_vf_rid(struct pci_dev *pf, int id);
-int vfrace_index_of(struct pci_dev *dev);	/* vf index, VFRACE_IS_PF or VFRACE_IS_NONE */
+unsigned long vfrace_symbol_size(unsigned long address);
+struct task_struct *vfrace_mutex_owner(struct mutex *lock);
+pid_t vfrace_mutex_owner_pid(struct mutex *lock);
+
+/* main.c: called by the mailbox, in task context, one command at a time */
+void vfrace_command(u32 id, u32 kind, char *text);
+
+/* functions.c: the PF, its VFs and the bridge */
+int vfrace_functions_init(void);
+void vfrace_functions_set_pf(const char *text);
+void vfrace_functions_learn(void);
+void vfrace_functions_created(struct pci_dev *dev);
+void vfrace_functions_released(struct pci_dev *dev);
+int vfrace_index_of(struct pci_dev *dev);		/* by its place; VFRACE_IS_NONE if it is not ours */
+int vfrace_index_of_pointer(unsigned long pointer);	/* to its pci_dev, device or kobject */
+struct pci_dev *vfrace_get_pf(void);			/* with a reference, or NULL */
+struct pci_dev *vfrace_get_function(int index);		/* likewise */
+struct mutex *vfrace_lock_by_name(const char *name, int index);
+int vfrace_lock_name(struct mutex *lock, char *text, size_t size);
+struct mutex *vfrace_blocked_on(struct task_struct *task);
+u64 vfrace_created(void);
+u64 vfrace_released(void);
 
 /* mailbox.c */
 int vfrace_mailbox_init(void);
 void vfrace_mailbox_exit(void);
-bool vfrace_mailbox_ready(void);
 bool vfrace_mailbox_poll(struct vfrace_unplug *unplug);
 void vfrace_report(u32 kind, const u64 *args, unsigned int nargs, const char *text);
 void vfrace_fail(const char *fmt, ...) __printf(1, 2);
 u64 vfrace_dropped(void);
-
-/* main.c: called by the mailbox, in task context, one command at a time */
-void vfrace_command(u32 id, u32 kind, char *text);
 
 /* agent.c: /dev/vfrace, where init reads its commands */
 int vfrace_agent_init(void);
 void vfrace_agent_exit(void);
 void vfrace_agent_push(u32 id, const char *text);
 
-/* calls.c: entries and returns of kernel functions */
-int vfrace_calls_init(void);
-void vfrace_calls_exit(void);
-void vfrace_calls_enable(bool on);
-u64 vfrace_created(void);
-u64 vfrace_released(void);
+/* wrap.c: functions of the kernel that are called through us */
+#define VFRACE_ARGS	6
 
-/* unplug.c: the polling handler */
+struct vfrace_call {
+	unsigned int slot;
+	const char *name;
+	unsigned long args[VFRACE_ARGS];
+	unsigned long ret;
+	bool replaced;			/* at the entry: do not call it, ret is its value */
+	int index;			/* the function that it is called for */
+	int side;			/* of the task, or VFRACE_NO_SIDE */
+	bool reported, nested;		/* calls.c */
+};
+
+#define VFRACE_SLOTS	64
+
+int vfrace_wrap_init(void);
+int vfrace_wrap_begin(void);
+void vfrace_wrap_exit(void);
+int vfrace_wrap(const char *name);	/* slot of a function that is wrapped */
+
+/* calls.c: what is reported of the calls; called by wrap.c in the context of the caller */
+int vfrace_calls_init(void);
+void vfrace_calls_enable(bool on, bool trace, bool nosleep);
+bool vfrace_calls_enabled(void);
+void vfrace_call_enter(struct vfrace_call *call);
+void vfrace_call_return(struct vfrace_call *call);
+unsigned int vfrace_stack(char *text, size_t size, const unsigned long *frames, unsigned int n);
+
+/* sides.c: the two tasks of a race */
+#define VFRACE_SIDES	2
+#define VFRACE_NO_SIDE	-1
+
+struct vfrace_side {
+	struct task_struct *task;	/* with a reference */
+	bool started, done, held, committed;
+	unsigned long switches;		/* context switches when last looked at */
+	u64 quiet_since;
+};
+
+extern struct vfrace_side vfrace_sides[VFRACE_SIDES];
+
+void vfrace_sides_reset(void);
+void vfrace_side_start(int side);
+void vfrace_side_done(int side);
+int vfrace_side_of(struct task_struct *task);
+bool vfrace_side_rests(struct vfrace_side *side);
+void vfrace_sides_report(void);
+
+/* points.c: where a task is held */
+int vfrace_point_add(char *text);
+void vfrace_points_clear(void);
+void vfrace_points_reset(void);
+void vfrace_point_release(u32 id);
+void vfrace_points_at(struct vfrace_call *call, bool enter);
+
+/* unplug.c: the handler of an unplug */
 int vfrace_unplug_init(void);
 void vfrace_unplug_exit(void);
 void vfrace_unplug_arm(bool on);
+int vfrace_unplug_set(char *text);
+void vfrace_unplug_poll(void);
+void vfrace_unplug_watch(struct vfrace_call *call, bool enter);
 
 /* invariants.c */
 void vfrace_measure(const char *label);
+int vfrace_repair(const char *text);
 
 #endif /* VFRACE_H */

@@ -15,7 +15,7 @@
 
 #include <linux/types.h>
 
-#define VFRACE_PROTO_VERSION	1
+#define VFRACE_PROTO_VERSION	2
 
 /*
  * QEMU's vhost-user-test-device-pci takes any id that QEMU has a name for. 38 is reserved in the virtio
@@ -33,21 +33,33 @@
 
 /* vfrace_unplug.action */
 #define VFRACE_UNPLUG_NOP	0	/* only say that it was seen */
-#define VFRACE_UNPLUG_PLATFORM	1	/* lock, pci_iov_remove_virtfn(pf, vf), unlock */
+#define VFRACE_UNPLUG_ACT	1	/* do what VFRACE_COMMAND_UNPLUG said */
+#define VFRACE_UNPLUG_RELEASE	2	/* let go of the task that is held at a point */
 
 struct vfrace_unplug {
-	__le32 number;			/* running, from 1 */
+	__le32 number;			/* running, from 1; 0 for a release */
 	__le32 action;
-	__le32 vf;			/* index as in virtfnN, from 0 */
+	__le32 point;			/* number of the point, for a release */
 	__le32 reserved;
 };
 
 /* vfrace_command.kind */
 #define VFRACE_COMMAND_EXEC	1	/* text is a line of shell for init */
 #define VFRACE_COMMAND_PF	2	/* text is the PF's address, DDDD:BB:DD.F */
-#define VFRACE_COMMAND_ARM	3	/* report calls; if text is "unplug", poll the unplug queue for one event */
+#define VFRACE_COMMAND_ARM	3	/* report calls; words: unplug, trace, nosleep; see main.c */
 #define VFRACE_COMMAND_DISARM	4
 #define VFRACE_COMMAND_MEASURE	5	/* text is a label */
+/*
+ * ID ROLE SUBJECT FUNCTION PHASE NTH UNTIL WHAT BOUND_US RETURN TEXT, see points.c; without text: forget all points.
+ */
+#define VFRACE_COMMAND_POINT	6
+/*
+ * What the next unplug does: "virtfn INDEX", "device INDEX", "write PATH VALUE", or "watch FUNCTION NUMBER" if it is not
+ * the module that does it.
+ */
+#define VFRACE_COMMAND_UNPLUG	7
+#define VFRACE_COMMAND_STATES	8	/* report where both sides stand */
+#define VFRACE_COMMAND_REPAIR	9	/* text is the number of references to give to the PF */
 
 struct vfrace_command {
 	__le32 id;			/* running, from 1 */
@@ -57,21 +69,40 @@ struct vfrace_command {
 	__u8 text[VFRACE_COMMAND_TEXT];
 };
 
+/* A function in args[] and commands: the index of a VF as in virtfnN, from 0, or one of these */
+#define VFRACE_IS_PF		-1
+#define VFRACE_IS_NONE		-2	/* none of ours */
+#define VFRACE_IS_BRIDGE	-3
+#define VFRACE_IS_ANY		-4	/* commands only: any, or none */
+
 /* vfrace_report.kind, what args[] and text mean */
 #define VFRACE_REPORT_HELLO	1	/* args: protocol version; text: release */
 #define VFRACE_REPORT_AGENT	2	/* init reads commands */
 #define VFRACE_REPORT_OUTPUT	3	/* args: command id; text: output */
 #define VFRACE_REPORT_DONE	4	/* args: command id, exit status */
 #define VFRACE_REPORT_TASK	5	/* text: role of the running task */
-#define VFRACE_REPORT_SEEN	6	/* args: unplug number, vf index */
-#define VFRACE_REPORT_UNPLUGGED	7	/* args: unplug number */
-#define VFRACE_REPORT_ENTER	8	/* args: vf index or -1 (PF) or -2 (none); text: call, then callers, by spaces */
+#define VFRACE_REPORT_SEEN	6	/* args: unplug number, function */
+#define VFRACE_REPORT_UNPLUGGED	7	/* args: unplug number, 0 or a negative error number */
+#define VFRACE_REPORT_ENTER	8	/* args: function; text: call, then callers, by spaces */
 #define VFRACE_REPORT_RETURN	9	/* args: as above; text: call */
 #define VFRACE_REPORT_LOCK_WAIT	10	/* args: owner's pid */
 #define VFRACE_REPORT_LOCK_TAKEN 11	/* args: 1 if nested */
 #define VFRACE_REPORT_LOCK_RELEASE 12
 #define VFRACE_REPORT_MEASURED	13	/* args: pf refs, bus refs, created, released, lock owner, depth, dropped; text: label */
 #define VFRACE_REPORT_FAILED	14	/* text: why */
+#define VFRACE_REPORT_POINT	15	/* text: the point as the command had it */
+#define VFRACE_REPORT_HELD	16	/* args: nanoseconds, end (VFRACE_HOLD_*); text: the point */
+#define VFRACE_REPORT_STATE	17	/* args: side, pid, pid of the lock's owner; text: name, lock or "-", stack */
+
+/* ends of a hold */
+#define VFRACE_HOLD_REACHED	0
+#define VFRACE_HOLD_BOUND	1
+#define VFRACE_HOLD_MISSED	2	/* the other side is done */
+#define VFRACE_HOLD_STOPPED	3	/* disarmed */
+
+/* sides, VFRACE_REPORT_STATE */
+#define VFRACE_SIDE_TEARDOWN	0
+#define VFRACE_SIDE_UNPLUG	1
 
 #define VFRACE_REPORT_ARGS	7
 #define VFRACE_COMM		16

@@ -204,6 +204,8 @@ fn one(campaign: &Campaign<'_>, cell: &Cell<'_>, boot: usize) -> Result<RunResul
     })?;
     let listener = (campaign.listen)(&dir);
     let config = RunConfig {
+        skip_sleep: false,
+        repair: false,
         scenario: cell.scenario,
         kernel: cell.kernel,
         qemu: campaign.qemu,

@@ -45,6 +45,8 @@ pub struct Parts<'a> {
     pub init: &'a Path,
     /// The kernel module.
     pub module: &'a Path,
+    /// The PF driver that can be unloaded; loaded by the scenarios that need it.
+    pub pf_module: &'a Path,
 }
 
 /// Writes the archive to `path`.
@@ -55,20 +57,24 @@ pub fn write(path: &Path, parts: Parts<'_>) -> Result<(), InitramfsError> {
             source,
         })
     };
-    let (busybox, init, module) = (read(parts.busybox)?, read(parts.init)?, read(parts.module)?);
+    let (busybox, init) = (read(parts.busybox)?, read(parts.init)?);
+    let modules = [
+        ("vfrace.ko", read(parts.module)?),
+        ("vfrace_pf.ko", read(parts.pf_module)?),
+    ];
     let failed = |source| InitramfsError::Write {
         path: path.to_path_buf(),
         source,
     };
     let file = std::fs::File::create(path).map_err(failed)?;
-    archive(std::io::BufWriter::new(file), &busybox, &init, &module).map_err(failed)
+    archive(std::io::BufWriter::new(file), &busybox, &init, &modules).map_err(failed)
 }
 
 fn archive<W: Write + Seek>(
     mut out: W,
     busybox: &[u8],
     init: &[u8],
-    module: &[u8],
+    modules: &[(&str, Vec<u8>)],
 ) -> std::io::Result<()> {
     let mut inode = 0;
     let mut entry = |name: &str, kind: ModeFileType, mode: u32| {
@@ -89,11 +95,11 @@ fn archive<W: Write + Seek>(
         .rdev_major(5)
         .rdev_minor(1);
     out = console.write(out, 0).finish()?;
-    for (name, bytes, mode) in [
-        ("bin/busybox", busybox, 0o100_755),
-        ("init", init, 0o100_755),
-        ("vfrace.ko", module, 0o100_644),
-    ] {
+    let programs = [("bin/busybox", busybox), ("init", init)].map(|(n, b)| (n, b, 0o100_755));
+    let modules = modules
+        .iter()
+        .map(|(name, bytes)| (*name, bytes.as_slice(), 0o100_644));
+    for (name, bytes, mode) in programs.into_iter().chain(modules) {
         let length = u32::try_from(bytes.len()).map_err(|_| {
             std::io::Error::new(
                 std::io::ErrorKind::FileTooLarge,
@@ -121,7 +127,12 @@ mod tests {
     #[test]
     fn the_archive_holds_what_the_guest_needs() {
         let mut bytes = std::io::Cursor::new(Vec::new());
-        archive(&mut bytes, b"busybox", b"#!/bin/busybox sh\n", b"\x7fELF").unwrap();
+        let modules = [
+            ("vfrace.ko", b"\x7fELF".to_vec()),
+            ("vfrace_pf.ko", b"\x7f".to_vec()),
+        ];
+        let init = b"#!/bin/busybox sh\n";
+        archive(&mut bytes, b"busybox", init, &modules).unwrap();
         let mut rest: &[u8] = bytes.get_ref();
         let mut seen = Vec::new();
         loop {
@@ -143,6 +154,7 @@ mod tests {
             ("bin/busybox", 0o100_755, 7),
             ("init", 0o100_755, 18),
             ("vfrace.ko", 0o100_644, 4),
+            ("vfrace_pf.ko", 0o100_644, 1),
         ];
         let links = seen.split_off(expected.len());
         assert_eq!(links.len(), APPLETS.len());

@@ -7,7 +7,7 @@
 use crate::event::{FunctionId, GuestRecord, HoldEnd, Invariants, Observation, Role};
 
 /// Version of the protocol; the module says its own in HELLO.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// virtio device id of the mailbox.
 pub const VIRTIO_ID: u32 = 38;
 /// Number of virtqueues.
@@ -325,7 +325,15 @@ mod tests {
             ("VFRACE_REPORT_ARGS", REPORT_ARGS as u32),
             ("VFRACE_COMM", COMM as u32),
             ("VFRACE_UNPLUG_NOP", UnplugAction::Nop as u32),
-            ("VFRACE_UNPLUG_PLATFORM", UnplugAction::Act as u32),
+            ("VFRACE_UNPLUG_ACT", UnplugAction::Act as u32),
+            ("VFRACE_UNPLUG_RELEASE", UnplugAction::Release as u32),
+            ("VFRACE_COMMAND_POINT", CommandKind::Point as u32),
+            ("VFRACE_COMMAND_UNPLUG", CommandKind::Unplug as u32),
+            ("VFRACE_COMMAND_STATES", CommandKind::States as u32),
+            ("VFRACE_COMMAND_REPAIR", CommandKind::Repair as u32),
+            ("VFRACE_REPORT_POINT", POINT),
+            ("VFRACE_REPORT_HELD", HELD),
+            ("VFRACE_REPORT_STATE", STATE),
             ("VFRACE_COMMAND_EXEC", CommandKind::Exec as u32),
             ("VFRACE_COMMAND_PF", CommandKind::Pf as u32),
             ("VFRACE_COMMAND_ARM", CommandKind::Arm as u32),

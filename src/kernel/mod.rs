@@ -18,6 +18,7 @@ mod variant;
 pub use build::{BuiltKernel, Kernels, Listed};
 pub use config::Config;
 pub use error::KernelError;
+pub use module::PF_FILE;
 pub use name::KernelName;
 pub use source::{Source, unpacked_sources};
 pub use variant::{Manifest, ManifestError, Variant};

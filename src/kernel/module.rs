@@ -18,6 +18,8 @@ use crate::host::{HostError, files};
 
 /// The module's file.
 pub const FILE: &str = "vfrace.ko";
+/// The file of the PF driver that comes with it, beside it.
+pub const PF_FILE: &str = "vfrace_pf.ko";
 
 /// The sources of the module.
 #[derive(Debug)]
@@ -72,9 +74,12 @@ impl ModuleSource {
         }
         make.run(step, &[&format!("M={}", work.display()), "modules"], None)?;
         let built = self.built(kernel_dir);
-        let bytes =
-            std::fs::read(work.join(FILE)).map_err(files::failed("read", &work.join(FILE)))?;
-        files::write_whole(&built, &bytes)?;
+        // The one that says that the build is there comes last.
+        for file in [PF_FILE, FILE] {
+            let from = work.join(file);
+            let bytes = std::fs::read(&from).map_err(files::failed("read", &from))?;
+            files::write_whole(&built.with_file_name(file), &bytes)?;
+        }
         Ok(built)
     }
 }

@@ -88,6 +88,7 @@ impl Tape {
             vfs: 3,
             accel: "tcg".into(),
             qemu: "11.1.3".into(),
+            options: Vec::new(),
         });
         tape.phase(Phase::Boot, 0);
         tape

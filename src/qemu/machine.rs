@@ -12,6 +12,11 @@ use super::probe::Accel;
 /// The PF's address in the guest: the root port is the only bridge, so firmware gives its bus number 1.
 pub const PF_ADDRESS: &str = "0000:01:00.0";
 
+/// The root port's address in the guest.
+pub const BRIDGE_ADDRESS: &str = "0000:00:02.0";
+/// The root port's hotplug slot in the guest's sysfs; its number is `slot=` of the root port.
+pub const SLOT_DIR: &str = "/sys/bus/pci/slots/1";
+
 /// What the machine is made of. Paths must not contain a comma: QEMU's option syntax would split them.
 #[derive(Clone, Debug)]
 pub struct Machine<'a> {

@@ -29,6 +29,14 @@ pub(super) struct Cut {
 }
 
 impl Cut {
+    /// Says it in the recording.
+    pub(super) fn tell(self, events: &EventSink) {
+        events.emit(EventKind::Cut {
+            reason: self.reason,
+            infrastructure: self.infrastructure,
+        });
+    }
+
     pub(super) fn host(reason: impl std::fmt::Display) -> Self {
         Self {
             reason: reason.to_string(),
@@ -104,6 +112,7 @@ impl<'a> Machine<'a> {
             busybox: config.busybox,
             init: config.init,
             module: &config.kernel.module,
+            pf_module: &config.kernel.module.with_file_name(crate::kernel::PF_FILE),
         };
         initramfs::write(&initramfs, parts).map_err(|error| Cut::host(chain(&error)))?;
         let console = config.dir.join("console.log");
@@ -153,6 +162,15 @@ impl<'a> Machine<'a> {
             round,
             console,
         });
+    }
+
+    pub(super) fn plug_back(&self) -> Result<(), Cut> {
+        Err(Cut::host("this machine cannot plug the card back"))
+    }
+
+    /// Says something in the recording.
+    pub(super) fn emit(&self, kind: EventKind) {
+        self.events.emit(kind);
     }
 
     /// Messages are counted from here on.

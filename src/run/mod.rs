@@ -6,18 +6,22 @@
 
 mod machine;
 mod rounds;
+mod steps;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crate::event::{Event, EventKind, EventSink};
 use crate::kernel::BuiltKernel;
-use crate::oracle::{Judgement, KnownIssues, judge};
+use crate::oracle::{Judgement, KnownIssues, judge, shows_double_removal};
 use crate::qemu::{Accel, QemuBinary};
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, Schedule};
+
+use rounds::Course;
 
 /// Set by a signal handler, looked at by every wait.
 pub type Stop = Arc<AtomicBool>;
@@ -43,8 +47,27 @@ pub struct RunConfig<'a> {
     pub known: &'a KnownIssues,
     /// Where the console, QEMU's log and the command go; created if absent.
     pub dir: PathBuf,
+    /// The kernel's sleep of one second in sriov_disable() returns at once.
+    pub skip_sleep: bool,
+    /// The PF is given back the references that a double removal took, so that more rounds fit into a boot.
+    pub repair: bool,
     /// Ends the run early.
     pub stop: Stop,
+}
+
+impl RunConfig<'_> {
+    fn console(&self) -> PathBuf {
+        self.dir.join("console.log")
+    }
+
+    /// What was done to the guest beside the schedule, for the evidence.
+    fn options(&self) -> Vec<String> {
+        let all = [(self.skip_sleep, "skip-sleep"), (self.repair, "repair")];
+        all.iter()
+            .filter(|(on, _)| *on)
+            .map(|(_, name)| (*name).to_owned())
+            .collect()
+    }
 }
 
 /// What came out of a run.
@@ -75,56 +98,153 @@ pub enum RunError {
 
 /// Runs it. Blocks until QEMU is gone and everything is written.
 pub fn run(config: &RunConfig<'_>, listener: Listener) -> Result<RunResult, RunError> {
-    std::fs::create_dir_all(&config.dir).map_err(|source| RunError::Write {
-        path: config.dir.clone(),
-        source,
-    })?;
-    let console = config.dir.join("console.log");
-    // QEMU makes it too, but a run that does not get that far is judged as well.
-    std::fs::write(&console, b"").map_err(|source| RunError::Write {
-        path: console.clone(),
-        source,
-    })?;
+    let mut session = Session::start(config, listener)?;
+    for round in 1..=config.scenario.rounds {
+        if session.round(&config.scenario.schedule, false).is_err() {
+            break;
+        }
+        // A lost reference stays lost: whatever came after it in this boot would not be a clean round.
+        if !config.repair && session.look(|events| shows_double_removal(events, round)) {
+            break;
+        }
+    }
+    session.finish()
+}
 
-    let start = Instant::now();
-    let (events, receiver) = EventSink::new();
-    events.emit(EventKind::RunStarted {
-        scenario: config.scenario.name.clone(),
-        kernel: config.kernel.name.to_string(),
-        kernel_id: config.kernel.id.clone(),
-        vfs: config.scenario.vfs,
-        accel: config.accel.to_string(),
-        qemu: config.qemu.version.clone(),
-    });
-    let recording = Recording::default();
-    let listener = Mutex::new(listener);
-    std::thread::scope(|scope| {
-        let (recording, listener) = (&recording, &listener);
-        scope.spawn(move || recording.follow(&receiver, listener));
-        rounds::play(config, &events, recording);
+/// The run has ended early; the reason is in its recording.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended;
+
+/// A run under way: one boot, in which rounds are played one after the other.
+pub struct Session<'a> {
+    config: &'a RunConfig<'a>,
+    course: Option<Course<'a>>,
+    events: EventSink,
+    recording: Arc<Recording>,
+    listener: Arc<Mutex<Listener>>,
+    follower: JoinHandle<()>,
+    rounds: u32,
+    start: Instant,
+}
+
+impl<'a> Session<'a> {
+    /// Boots the guest. Should that fail, the session has no rounds and its verdict says why.
+    pub fn start(config: &'a RunConfig<'a>, listener: Listener) -> Result<Self, RunError> {
+        std::fs::create_dir_all(&config.dir).map_err(|source| RunError::Write {
+            path: config.dir.clone(),
+            source,
+        })?;
+        let console = config.console();
+        // QEMU makes it too, but a run that does not get that far is judged as well.
+        std::fs::write(&console, b"").map_err(|source| RunError::Write {
+            path: console.clone(),
+            source,
+        })?;
+        let start = Instant::now();
+        let (events, receiver) = EventSink::new();
+        events.emit(EventKind::RunStarted {
+            scenario: config.scenario.name.clone(),
+            kernel: config.kernel.name.to_string(),
+            kernel_id: config.kernel.id.clone(),
+            vfs: config.scenario.vfs,
+            accel: config.accel.to_string(),
+            qemu: config.qemu.version.clone(),
+            options: config.options(),
+        });
+        let recording: Arc<Recording> = Arc::default();
+        let listener = Arc::new(Mutex::new(listener));
+        let follower = {
+            let (recording, listener) = (Arc::clone(&recording), Arc::clone(&listener));
+            std::thread::spawn(move || recording.follow(&receiver, &listener))
+        };
+        let course = match Course::boot(config, &events) {
+            Ok(course) => Some(course),
+            Err(cut) => {
+                cut.tell(&events);
+                None
+            }
+        };
+        Ok(Self {
+            config,
+            course,
+            events,
+            recording,
+            listener,
+            follower,
+            rounds: 0,
+            start,
+        })
+    }
+
+    /// Plays a round with `schedule`. With `trace` the guest reports every call that it knows of both tasks.
+    pub fn round(&mut self, schedule: &Schedule, trace: bool) -> Result<(), Ended> {
+        self.rounds += 1;
+        let played = match &mut self.course {
+            Some(course) => course.round(self.rounds, schedule, trace),
+            None => return Err(Ended),
+        };
+        played.map_err(|cut| {
+            cut.tell(&self.events);
+            // Nothing more can be done with this guest.
+            self.course = None;
+            Ended
+        })
+    }
+
+    /// Rounds begun so far.
+    pub fn rounds(&self) -> u32 {
+        self.rounds
+    }
+
+    /// Looks at what has been recorded so far. Everything that the last round waited for is there.
+    pub fn look<T>(&self, look: impl FnOnce(&[Event]) -> T) -> T {
+        // What was sent before this call is looked at as well; the follower needs microseconds for it.
+        let sent = usize::try_from(self.events.sent()).unwrap_or(usize::MAX);
+        let patience = Instant::now() + Duration::from_secs(1);
+        while self.recording.look(|events| events.len() < sent) && Instant::now() < patience {
+            std::thread::yield_now();
+        }
+        self.recording.look(look)
+    }
+
+    /// What the console has said so far.
+    pub fn console(&self) -> Result<Vec<u8>, RunError> {
+        let path = self.config.console();
+        std::fs::read(&path).map_err(|source| RunError::Write { path, source })
+    }
+
+    /// Removes the PF as a last step, powers the guest off and judges.
+    pub fn finish(mut self) -> Result<RunResult, RunError> {
+        if let Some(Err(cut)) = self.course.as_mut().map(Course::end) {
+            cut.tell(&self.events);
+        }
+        self.course = None;
         // The follower ends with the last sink.
-        drop(events);
-    });
-
-    let mut all = recording.take();
-    let console_bytes = std::fs::read(&console).map_err(|source| RunError::Write {
-        path: console.clone(),
-        source,
-    })?;
-    let judgement = judge(config.scenario, &all, &console_bytes, config.known);
-    let seconds = start.elapsed().as_secs_f64();
-    conclude(
-        &mut all,
-        &judgement,
-        seconds,
-        &mut *listener.lock().unwrap_or_else(PoisonError::into_inner),
-    );
-    Ok(RunResult {
-        judgement,
-        seconds,
-        dir: config.dir.clone(),
-        interrupted: config.stop.load(Ordering::Acquire),
-    })
+        drop(self.events);
+        // Should it have panicked, what it recorded until then is judged.
+        let _ = self.follower.join();
+        let mut all = self.recording.take();
+        let console = self.config.console();
+        let bytes = std::fs::read(&console).map_err(|source| RunError::Write {
+            path: console,
+            source,
+        })?;
+        let config = self.config;
+        let judgement = judge(config.scenario, &all, &bytes, config.known);
+        let seconds = self.start.elapsed().as_secs_f64();
+        conclude(
+            &mut all,
+            &judgement,
+            seconds,
+            &mut *self.listener.lock().unwrap_or_else(PoisonError::into_inner),
+        );
+        Ok(RunResult {
+            judgement,
+            seconds,
+            dir: config.dir.clone(),
+            interrupted: config.stop.load(Ordering::Acquire),
+        })
+    }
 }
 
 /// Appends findings and judgement to the recording, so that it is complete by itself.

@@ -3,16 +3,17 @@
 
 use std::time::{Duration, Instant};
 
-use crate::event::{EventKind, EventSink, Observation, Phase};
+use crate::event::{EventKind, EventSink, Invariants, Observation, Phase, Role};
 use crate::guest::control::{ControlError, Sent};
 use crate::guest::observations::Missed;
+use crate::guest::plan::Plan;
 use crate::guest::proto::CommandKind;
-use crate::oracle::shows_double_removal;
 use crate::qemu::machine::PF_ADDRESS;
-use crate::scenario::Teardown;
+use crate::scenario::{At, Schedule};
 
+use super::RunConfig;
 use super::machine::{Cut, Machine, chain};
-use super::{Recording, RunConfig};
+use super::steps;
 
 /// A boot that takes longer has failed. An idle machine needs 5 s under TCG, a loaded one was seen to need 12.
 const BOOT: Duration = Duration::from_secs(90);
@@ -29,47 +30,28 @@ const DUMP: Duration = Duration::from_secs(5);
 /// For a guest that was told to power off.
 const POWER_OFF: Duration = Duration::from_secs(8);
 
-/// Plays the scenario. What happens goes to `events`, the reason for an early end as well.
-pub(super) fn play(config: &RunConfig<'_>, events: &EventSink, recording: &Recording) {
-    let end = Machine::start(config, events).and_then(|machine| {
-        let mut course = Course {
-            config,
-            recording,
-            machine,
-            slowness: 1.0,
-        };
-        course.all()
-    });
-    if let Err(cut) = end {
-        events.emit(EventKind::Cut {
-            reason: cut.reason,
-            infrastructure: cut.infrastructure,
-        });
-    }
-}
-
-struct Course<'a> {
+/// A booted guest and what is done with it.
+pub(super) struct Course<'a> {
     config: &'a RunConfig<'a>,
-    recording: &'a Recording,
     machine: Machine<'a>,
     /// How much slower than usual this machine is, at least 1.
     slowness: f64,
 }
 
-impl Course<'_> {
-    fn all(&mut self) -> Result<(), Cut> {
-        let rounds = self.config.scenario.rounds;
-        self.boot()?;
-        for round in 1..=rounds {
-            self.round(round)?;
-            // A lost reference stays lost: whatever came after it in this boot would not be a clean round.
-            if self
-                .recording
-                .look(|events| shows_double_removal(events, round))
-            {
-                break;
-            }
-        }
+impl<'a> Course<'a> {
+    /// Starts the machine and waits for the guest's init.
+    pub(super) fn boot(config: &'a RunConfig<'a>, events: &EventSink) -> Result<Self, Cut> {
+        let mut course = Course {
+            config,
+            machine: Machine::start(config, events)?,
+            slowness: 1.0,
+        };
+        course.wait_for_init()?;
+        Ok(course)
+    }
+
+    /// Removes the PF and powers off.
+    pub(super) fn end(&mut self) -> Result<(), Cut> {
         self.final_remove()?;
         self.machine.phase(Phase::PowerOff, 0);
         // It does not answer: the answer is that QEMU ends.
@@ -80,7 +62,7 @@ impl Course<'_> {
         Ok(())
     }
 
-    fn boot(&mut self) -> Result<(), Cut> {
+    fn wait_for_init(&mut self) -> Result<(), Cut> {
         let began = Instant::now();
         let seen = self.machine.seen.clone();
         let ready = seen.wait(
@@ -100,73 +82,149 @@ impl Course<'_> {
             Err(Missed::Stopped(cut)) => return Err(cut),
         }
         self.slowness = (began.elapsed().as_secs_f64() / USUAL_BOOT.as_secs_f64()).max(1.0);
-        let sent = self.send(CommandKind::Pf, PF_ADDRESS)?;
-        self.must_end(sent, COMMAND, "the address of the PF")
+        self.tell(CommandKind::Pf, PF_ADDRESS, "the address of the PF")
     }
 
-    fn round(&mut self, round: u32) -> Result<(), Cut> {
-        let vfs = self.config.scenario.vfs;
-        let pf = format!("/sys/bus/pci/devices/{PF_ADDRESS}");
+    /// One round. Its schedule may be another one than the scenario's.
+    pub(super) fn round(
+        &mut self,
+        round: u32,
+        schedule: &Schedule,
+        trace: bool,
+    ) -> Result<(), Cut> {
+        let scenario = self.config.scenario;
+        self.shell(&steps::unbind(scenario), "unbinding the PF")?;
+        let before = self.measure("before")?;
         self.shell(
-            &format!("[ ! -e {pf}/driver ] || echo {PF_ADDRESS} >{pf}/driver/unbind"),
-            "unbinding the PF",
-        )?;
-        self.measure("before")?;
-        self.shell(
-            &format!(
-                "echo {PF_ADDRESS} >/sys/bus/pci/drivers/virtio-pci/bind && echo {vfs} >{pf}/sriov_numvfs && \
-                 [ $(ls -d {pf}/virtfn* | wc -l) = {vfs} ]"
-            ),
+            &steps::bring_up(scenario),
             "binding the PF and enabling its VFs",
         )?;
-        let sent = self.send(
-            CommandKind::Arm,
-            if self.config.scenario.unplug.is_some() {
-                "unplug"
-            } else {
-                ""
-            },
-        )?;
-        self.must_end(sent, COMMAND, "arming")?;
+        let plan = Plan::new(schedule);
+        self.plan(&plan, trace)?;
         self.machine.count_messages_from_here();
         let fired_before = self.machine.injector.fired();
         self.machine.phase(Phase::Armed, round);
-        if let Some(unplug) = &self.config.scenario.unplug {
-            let schedule = self.config.scenario.schedule.clone();
-            let plan = crate::guest::plan::Plan::new(&schedule);
-            self.machine.injector.arm(schedule, plan, Some(*unplug));
-        }
-
-        self.machine.phase(Phase::Teardown, round);
-        let action = match self.config.scenario.teardown {
-            Teardown::Unbind => {
-                format!("echo {PF_ADDRESS} >/sys/bus/pci/drivers/virtio-pci/unbind")
-            }
-            Teardown::PfRemove => format!("echo 1 >{pf}/remove"),
-            other => return Err(Cut::host(format!("{other:?} is not there yet"))),
-        };
+        self.machine.emit(EventKind::Schedule {
+            text: schedule.to_string(),
+        });
         let mark = self.machine.seen.mark();
-        // Said by the task that then does it: both are builtins of the guest's shell.
-        let teardown = self.send(
-            CommandKind::Exec,
-            &format!("printf 'task teardown\\n' >&3; {action}"),
-        )?;
-        self.back(teardown, fired_before, mark, round)?;
-        self.machine.injector.disarm();
+        let injector = self.machine.injector.clone();
+        injector.arm(schedule.clone(), plan, scenario.unplug);
 
-        let sent = self.send(CommandKind::Disarm, "")?;
-        self.must_end(sent, COMMAND, "disarming")?;
-        self.machine.phase(Phase::Settle, round);
-        self.measure("after")?;
-        if self.config.scenario.teardown == Teardown::PfRemove {
-            self.shell("echo 1 >/sys/bus/pci/rescan", "bringing the PF back")?;
+        if schedule.first == Role::Unplug && scenario.unplug.is_some() {
+            self.unplug_first(schedule, mark)?;
         }
+        self.machine.phase(Phase::Teardown, round);
+        let teardown = self.send(CommandKind::Exec, &steps::teardown(scenario))?;
+        let back = self.back(schedule, teardown, fired_before, mark, round);
+        injector.disarm();
+        back?;
+
+        self.tell(CommandKind::Disarm, "", "disarming")?;
+        self.machine.phase(Phase::Settle, round);
+        let after = self.measure("after")?;
+        self.bring_back()?;
+        if self.config.repair {
+            self.repair(&before, &after)?;
+        }
+        Ok(())
+    }
+
+    /// Tells the guest its part of the schedule and arms it.
+    fn plan(&mut self, plan: &Plan, trace: bool) -> Result<(), Cut> {
+        self.tell(CommandKind::Point, "", "forgetting the points")?;
+        for point in plan.commands() {
+            self.tell(CommandKind::Point, point, "setting a point")?;
+        }
+        let mut words = Vec::new();
+        if let Some(unplug) = &self.config.scenario.unplug {
+            let number = self.machine.injector.fired() + 1;
+            self.tell(
+                CommandKind::Unplug,
+                &steps::unplug(unplug, number),
+                "preparing the unplug",
+            )?;
+            if steps::by_module(unplug) {
+                words.push("unplug");
+            }
+        }
+        if trace {
+            words.push("trace");
+        }
+        if self.config.skip_sleep {
+            words.push("nosleep");
+        }
+        self.tell(CommandKind::Arm, &words.join(" "), "arming")
+    }
+
+    /// Fires the unplug and waits until it is where the teardown is to be started, or done.
+    fn unplug_first(&mut self, schedule: &Schedule, mark: usize) -> Result<(), Cut> {
+        let fires = schedule.steps.iter().find(|step| step.fire);
+        let at = match fires.map(|step| &step.at) {
+            Some(At::Point(point)) => Some(point.to_string()),
+            Some(At::Time { after, .. }) => {
+                self.machine.injector.fire_now();
+                std::thread::sleep(*after);
+                return Ok(());
+            }
+            None => None,
+        };
+        self.machine.injector.fire_now();
+        let seen = self.machine.seen.clone();
+        let limit = self.limit(TASK);
+        let there = seen.wait(
+            mark,
+            limit,
+            || self.machine.check(),
+            |record| match &record.what {
+                Observation::Point { point } => (Some(point) == at.as_ref()).then_some(()),
+                Observation::UnplugDone { .. } => Some(()),
+                _ => None,
+            },
+        );
+        match there {
+            // One that is late is found out when both are waited for.
+            Ok(()) | Err(Missed::Late) => Ok(()),
+            Err(Missed::Stopped(cut)) => Err(cut),
+        }
+    }
+
+    /// The PF is there again for the next round.
+    fn bring_back(&mut self) -> Result<(), Cut> {
+        let scenario = self.config.scenario;
+        if !scenario.removes_pf() {
+            return Ok(());
+        }
+        if steps::empties_slot(scenario) {
+            self.machine.plug_back()?;
+        } else {
+            self.shell(steps::FIND_PF, "finding the PF again")?;
+        }
+        self.shell(&steps::wait_for_pf(), "waiting for the PF")
+    }
+
+    /// What a double removal took from the PF is given back.
+    fn repair(&mut self, before: &Invariants, after: &Invariants) -> Result<(), Cut> {
+        let lost = before.pf_references - after.pf_references;
+        let Ok(references @ 1..) = u32::try_from(lost) else {
+            return Ok(());
+        };
+        if after.pf_references <= 0 {
+            return Ok(());
+        }
+        self.tell(
+            CommandKind::Repair,
+            &references.to_string(),
+            "repairing the PF",
+        )?;
+        self.machine.emit(EventKind::Repaired { references });
         Ok(())
     }
 
     /// Waits for both sides of the race. One that does not come back leaves its stack on the console.
     fn back(
         &mut self,
+        schedule: &Schedule,
         teardown: Sent,
         fired_before: u32,
         mark: usize,
@@ -175,6 +233,8 @@ impl Course<'_> {
         let limit = self.limit(TASK);
         match self.done(teardown, limit) {
             Ok((0, _)) => {}
+            // An error that the schedule brought about.
+            Ok(_) if schedule.steps.iter().any(|step| step.returns.is_some()) => {}
             Ok((status, output)) => {
                 return Err(Cut::guest(format!(
                     "the teardown failed with status {status}: {}",
@@ -220,6 +280,13 @@ impl Course<'_> {
             "{who} did not come back in {:.0} s",
             limit.as_secs_f64()
         ));
+        // Where both stand, by the module, which needs none of their locks. Should it not answer, the dump says more.
+        if let Ok(sent) = self.send(CommandKind::States, "") {
+            let limit = self.scaled(COMMAND);
+            if let Err(Missed::Stopped(worse)) = self.done(sent, limit) {
+                return worse;
+            }
+        }
         // sysrq prints at levels that the console does not show by default (drivers/tty/sysrq.c).
         let dump =
             "echo 8 >/proc/sys/kernel/printk; for c in w d; do echo $c >/proc/sysrq-trigger; done";
@@ -246,7 +313,7 @@ impl Course<'_> {
         )?;
         let limit = self.limit(TASK);
         match self.done(sent, limit) {
-            Ok(_) => self.measure("final"),
+            Ok(_) => self.measure("final").map(|_| ()),
             Err(Missed::Stopped(cut)) => Err(cut),
             Err(Missed::Late) => {
                 Err(self.stuck("the removal of the PF", limit, Some((Phase::PowerOff, 0))))
@@ -254,9 +321,26 @@ impl Course<'_> {
         }
     }
 
-    fn measure(&mut self, label: &str) -> Result<(), Cut> {
-        let sent = self.send(CommandKind::Measure, label)?;
-        self.must_end(sent, COMMAND, "measuring the invariants")
+    fn measure(&mut self, label: &str) -> Result<Invariants, Cut> {
+        let mark = self.machine.seen.mark();
+        self.tell(CommandKind::Measure, label, "measuring the invariants")?;
+        let seen = self.machine.seen.clone();
+        let measured = seen.wait(
+            mark,
+            Duration::ZERO,
+            || Ok::<(), ()>(()),
+            |record| match &record.what {
+                Observation::Measured { label: l, values } if l == label => Some(values.clone()),
+                _ => None,
+            },
+        );
+        measured.map_err(|_| Cut::guest("the guest's module did not measure"))
+    }
+
+    /// Sends a command to the module and waits for its end.
+    fn tell(&mut self, kind: CommandKind, text: &str, what: &str) -> Result<(), Cut> {
+        let sent = self.send(kind, text)?;
+        self.must_end(sent, COMMAND, what)
     }
 
     fn shell(&mut self, text: &str, what: &str) -> Result<(), Cut> {

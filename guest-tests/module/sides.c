@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The two tasks of a race: which task is which side, and where each stands. */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/ktime.h>
+#include <linux/module.h>
+#include <linux/sched.h>
+#include <linux/sched/task.h>
+#include <linux/stacktrace.h>
+#include <linux/string.h>
+
+#include "vfrace.h"
+
+#define QUIET_NS	(20 * NSEC_PER_MSEC)
+#define FRAMES		40
+
+struct vfrace_side vfrace_sides[VFRACE_SIDES];
+
+/* While nothing is armed. */
+void vfrace_sides_reset(void)
+{
+	unsigned int i;
+
+	for (i = 0; i < VFRACE_SIDES; i++) {
+		struct task_struct *task = vfrace_sides[i].task;
+
+		memset(&vfrace_sides[i], 0, sizeof(vfrace_sides[i]));
+		if (task)
+			put_task_struct(task);
+	}
+}
+
+/* The calling task is this side from now on. */
+void vfrace_side_start(int side)
+{
+	if (vfrace_sides[side].task)
+		return;			/* one a round */
+	get_task_struct(current);
+	vfrace_sides[side].task = current;
+	smp_store_release(&vfrace_sides[side].started, true);
+}
+
+void vfrace_side_done(int side)
+{
+	if (vfrace_sides[side].started)
+		smp_store_release(&vfrace_sides[side].done, true);
+}
+
+int vfrace_side_of(struct task_struct *task)
+{
+	int i;
+
+	for (i = 0; i < VFRACE_SIDES; i++)
+		if (READ_ONCE(vfrace_sides[i].task) == task && !READ_ONCE(vfrace_sides[i].done))
+			return i;
+	return VFRACE_NO_SIDE;
+}
+
+/* Whether it does not go on by itself: done, held, blocked on a mutex, or asleep without a break for a while. */
+bool vfrace_side_rests(struct vfrace_side *side)
+{
+	unsigned long switches;
+
+	if (!smp_load_acquire(&side->started))
+		return false;
+	if (READ_ONCE(side->done) || READ_ONCE(side->held) || vfrace_blocked_on(side->task))
+		return true;
+	switches = READ_ONCE(side->task->nvcsw) + READ_ONCE(side->task->nivcsw);
+	if (READ_ONCE(side->task->__state) == TASK_RUNNING || switches != side->switches) {
+		side->switches = switches;
+		side->quiet_since = ktime_get_mono_fast_ns();
+		return false;
+	}
+	return ktime_get_mono_fast_ns() - side->quiet_since > QUIET_NS;
+}
+
+/* What was started and is not done says where it is. */
+void vfrace_sides_report(void)
+{
+	unsigned long frames[FRAMES];
+	char text[VFRACE_REPORT_TEXT], name[TASK_COMM_LEN];
+	int side;
+
+	for (side = 0; side < VFRACE_SIDES; side++) {
+		struct task_struct *task = vfrace_sides[side].task;
+		struct mutex *lock;
+		unsigned int n;
+		u64 args[3];
+		int at;
+
+		if (!task || vfrace_sides[side].done)
+			continue;
+		lock = vfrace_blocked_on(task);
+		args[0] = side;
+		args[1] = task_pid_nr(task);
+		args[2] = lock ? vfrace_mutex_owner_pid(lock) : 0;
+		strscpy(name, task->comm, sizeof(name));
+		strreplace(name, ' ', '_');
+		at = scnprintf(text, sizeof(text), "%s ", name);
+		if (lock)
+			at += vfrace_lock_name(lock, text + at, sizeof(text) - at);
+		else
+			at += scnprintf(text + at, sizeof(text) - at, "-");
+		n = stack_trace_save_tsk(task, frames, ARRAY_SIZE(frames), 0);
+		vfrace_stack(text + at, sizeof(text) - at, frames, n);
+		vfrace_report(VFRACE_REPORT_STATE, args, ARRAY_SIZE(args), text);
+	}
+}

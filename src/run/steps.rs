@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What the guest's shell is told: bringing the device up, tearing it down, bringing it back.
+
+use crate::qemu::machine::{BRIDGE_ADDRESS, PF_ADDRESS, SLOT_DIR};
+use crate::scenario::{Actuator, PfDriver, Scenario, Teardown, Unplug};
+
+const DRIVERS: &str = "/sys/bus/pci/drivers";
+/// The module's name, as a driver as well.
+const MODULE: &str = "vfrace_pf";
+
+fn pf() -> String {
+    format!("/sys/bus/pci/devices/{PF_ADDRESS}")
+}
+
+fn driver(scenario: &Scenario) -> &'static str {
+    match scenario.driver {
+        PfDriver::Virtio => "virtio-pci",
+        PfDriver::Module { .. } => MODULE,
+    }
+}
+
+/// The PF without a driver and without VFs: how every round begins.
+pub(super) fn unbind(scenario: &Scenario) -> String {
+    let pf = pf();
+    let unload = match scenario.driver {
+        PfDriver::Virtio => String::new(),
+        PfDriver::Module { .. } => format!("; [ ! -e /sys/module/{MODULE} ] || rmmod {MODULE}"),
+    };
+    format!("[ ! -e {pf}/driver ] || echo {PF_ADDRESS} >{pf}/driver/unbind{unload}")
+}
+
+/// The driver bound and the VFs on, as far as the teardown begins with them.
+pub(super) fn bring_up(scenario: &Scenario) -> String {
+    let (pf, vfs) = (pf(), scenario.vfs);
+    let bind = match scenario.driver {
+        PfDriver::Virtio => format!("echo {PF_ADDRESS} >{DRIVERS}/virtio-pci/bind"),
+        // A device that is meant for the module is bound when the module comes.
+        PfDriver::Module { remove_ms } => {
+            let load = format!("insmod /{MODULE}.ko remove_ms={remove_ms}");
+            let mine = format!("echo {MODULE} >{pf}/driver_override");
+            match scenario.teardown {
+                Teardown::Bind => format!("{load} vfs={vfs} && {mine}"),
+                _ => format!("{mine} && {load} && [ -e {pf}/driver ]"),
+            }
+        }
+    };
+    if scenario.teardown.begins_with_vfs() {
+        let count = format!("[ $(ls -d {pf}/virtfn* | wc -l) = {vfs} ]");
+        format!("{bind} && echo {vfs} >{pf}/sriov_numvfs && {count}")
+    } else {
+        bind
+    }
+}
+
+/// The teardown. The task that does it says first that it is the one.
+pub(super) fn teardown(scenario: &Scenario) -> String {
+    let (pf, vfs, driver) = (pf(), scenario.vfs, driver(scenario));
+    let action = match scenario.teardown {
+        Teardown::Unbind => format!("echo {PF_ADDRESS} >{DRIVERS}/{driver}/unbind"),
+        // A program: it has to be the task that said so.
+        Teardown::Rmmod => {
+            return format!("sh -c 'printf \"task teardown\\n\" >&3; exec rmmod {MODULE}'");
+        }
+        Teardown::PfRemove => format!("echo 1 >{pf}/remove"),
+        Teardown::NumvfsZero => format!("echo 0 >{pf}/sriov_numvfs"),
+        Teardown::NumvfsCycle => {
+            format!("echo 0 >{pf}/sriov_numvfs && echo {vfs} >{pf}/sriov_numvfs")
+        }
+        Teardown::NumvfsOn => format!("echo {vfs} >{pf}/sriov_numvfs"),
+        Teardown::Bind => format!("echo {PF_ADDRESS} >{DRIVERS}/{driver}/bind"),
+        Teardown::SlotPowerOff => format!("echo 0 >{SLOT_DIR}/power"),
+        Teardown::Reset => format!("echo 1 >{pf}/reset"),
+    };
+    // echo and printf are builtins of the guest's shell: no other task gets to do it.
+    format!("printf 'task teardown\\n' >&3; {action}")
+}
+
+/// Whether the slot has lost its card when the round is over.
+pub(super) fn empties_slot(scenario: &Scenario) -> bool {
+    scenario.teardown == Teardown::SlotPowerOff
+        || scenario.unplug.is_some_and(|unplug| {
+            matches!(
+                unplug.actuator,
+                Actuator::PciehpSurprise | Actuator::PciehpButton | Actuator::SysfsPower
+            )
+        })
+}
+
+/// Finds the PF again that a removal took out of the kernel, and waits for it.
+pub(super) const FIND_PF: &str = "echo 1 >/sys/bus/pci/rescan";
+
+/// Waits for the PF, for some seconds.
+pub(super) fn wait_for_pf() -> String {
+    let pf = pf();
+    format!(
+        "n=0; while [ ! -e {pf} ] && [ $n -lt 100 ]; do usleep 100000; n=$((n + 1)); done; [ -e {pf} ]"
+    )
+}
+
+/// The guest's command that says what the unplug does.
+pub(super) fn unplug(unplug: &Unplug, number: u32) -> String {
+    crate::guest::plan::unplug_command(unplug, PF_ADDRESS, BRIDGE_ADDRESS, SLOT_DIR, number)
+}
+
+/// Whether the module's own thread handles the unplug.
+pub(super) fn by_module(unplug: &Unplug) -> bool {
+    !matches!(
+        unplug.actuator,
+        Actuator::PciehpSurprise | Actuator::PciehpButton
+    )
+}
