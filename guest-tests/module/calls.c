@@ -227,7 +227,8 @@ void vfrace_call_enter(struct vfrace_call *call)
 	if (about) {
 		switch (about->kind) {
 		case REPORTED:
-			call->reported = call->index != VFRACE_IS_NONE;
+			call->reported = call->index != VFRACE_IS_NONE ||
+					 (READ_ONCE(tracing) && call->side != VFRACE_NO_SIDE);
 			break;
 		case TRACED:
 		case CREATES:

@@ -246,6 +246,10 @@ impl<'a> Course<'a> {
                 return Err(self.stuck("the teardown", limit, Some((Phase::Settle, round))));
             }
         }
+        // Nothing says when the unplug is due: one side after the other.
+        if !schedule.steps.iter().any(|step| step.fire) && schedule.first == Role::Teardown {
+            self.machine.injector.fire_now();
+        }
         let fired = self.machine.injector.fired();
         if fired == fired_before {
             return Ok(());
