@@ -123,3 +123,6 @@ fn sites(file: &object::File<'_>) -> Result<BTreeSet<u64>, ImageError> {
     }
     Err(ImageError::Table("no section has it"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn make_gives_the_flags_to_these_objects_only() {
         let dir = tempfile::tempdir().unwrap();
-        let text = "export CFLAGS_KERNEL\nall: drivers/pci/iov.o kernel/sched/core.o\n%.o:\n\t@echo $@: $(CFLAGS_KERNEL)\n";
+        let text = "export CFLAGS_KERNEL\n.PHONY: all\nall: drivers/pci/iov.o kernel/sched/core.o\n%.o:\n\t@echo $@: $(CFLAGS_KERNEL)\n";
         // As in kbuild, the recipe is run by a make below the one with the command line.
         std::fs::write(dir.path().join("inner.mk"), text).unwrap();
         std::fs::write(
