@@ -145,3 +145,43 @@ fn help_names_every_exit_code() {
         );
     }
 }
+
+#[test]
+fn points_of_a_kernel_that_does_not_exist() {
+    refused(&["points", "--kernel", "v99"], 129, &["v99", "v7"]);
+    refused(&["points", "--kernel", "../v7"], 129, &["../v7"]);
+    refused(&["points", "--all"], 129, &["--kernel"]);
+    refused(&["points", "--format", "yaml"], 129, &["yaml", "json"]);
+}
+
+#[test]
+fn points_without_a_kernel() {
+    let cache = tempfile::tempdir().unwrap();
+    let points = |more: &[&str]| {
+        let output = vfrace(&[&["points"], more].concat())
+            .env("VFRACE_CACHE", cache.path())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", told(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let all = points(&[]);
+    for words in [
+        "pci_iov_remove_virtfn                  pf+index",
+        "drivers/pci/iov.c",
+        "GET_VRING_BASE",
+    ] {
+        assert!(all.contains(words), "{words} is not in: {all}");
+    }
+    let some = points(&["--match", "PCIEHP_ist"]);
+    assert!(
+        some.contains("pciehp_ist") && !some.contains("device_del"),
+        "{some}"
+    );
+    assert!(points(&["--match", "nothing_like_it"]).contains("nothing has that in its name"));
+    let json: serde_json::Value =
+        serde_json::from_str(&points(&["--match", "msleep", "--format", "json"])).unwrap();
+    assert_eq!(json["functions"][0]["name"], "msleep");
+    assert_eq!(json["functions"][0]["here"], serde_json::Value::Null);
+    assert_eq!(json["functions"].as_array().unwrap().len(), 1);
+}

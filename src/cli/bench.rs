@@ -24,6 +24,7 @@ use crate::scenario::{self, Scenario, ScenarioError};
 use super::doctor::DoctorArgs;
 use super::failure::Failure;
 use super::kernel::KernelArgs;
+use super::points::PointsArgs;
 
 /// Options that every command that runs guests has.
 #[derive(Debug, clap::Args)]
@@ -334,6 +335,15 @@ pub(super) fn kernel(args: &KernelArgs) -> Result<ExitCode, Failure> {
     let bench = Bench::new()?;
     let mut said = Vec::new();
     let exit = super::kernel::run(args, &bench.kernels(), &mut said);
+    bench.quiet_and_print(&said);
+    Ok(exit?)
+}
+
+/// `vfrace points`, likewise.
+pub(super) fn points(args: &PointsArgs) -> Result<ExitCode, Failure> {
+    let bench = Bench::new()?;
+    let mut said = Vec::new();
+    let exit = super::points::run(args, &bench.kernels(), &mut said);
     bench.quiet_and_print(&said);
     Ok(exit?)
 }

@@ -6,6 +6,7 @@ mod doctor;
 mod failure;
 mod kernel;
 mod matrix;
+mod points;
 mod run;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -40,6 +41,8 @@ enum Command {
     Matrix(matrix::Args),
     /// Build and list the kernels under test
     Kernel(kernel::KernelArgs),
+    /// List where a teardown or an unplug can be stopped, and what of it a kernel has
+    Points(points::PointsArgs),
     /// Say what is there, what is missing and how to mend it
     Doctor(doctor::DoctorArgs),
 }
@@ -82,6 +85,7 @@ pub fn main(args: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Matrix(args) => matrix::run(&args),
         Command::Kernel(args) => bench::kernel(&args).unwrap_or_else(failure::Failure::tell),
+        Command::Points(args) => bench::points(&args).unwrap_or_else(failure::Failure::tell),
         Command::Doctor(args) => bench::doctor(&args).unwrap_or_else(failure::Failure::tell),
     }
 }

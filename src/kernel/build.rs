@@ -15,13 +15,13 @@ use super::module::ModuleSource;
 use super::source::{self, Source};
 use super::tree::Tree;
 use super::variant::{Manifest, Variant};
-use super::{Config, KernelError, KernelName};
+use super::{Config, KernelError, KernelName, functions, outline};
 use crate::event::EventSink;
 use crate::host::files::{self, Lock};
 use crate::host::{HostError, command, tools};
 
 /// Raised when the way of building changes the result, so that kernels built before are not taken for new ones.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
 /// Room that a full build needs, in MiB.
 const BUILD_MIB: u64 = 1500;
 /// Digits of the identity that name the directory.
@@ -44,6 +44,8 @@ pub struct BuiltKernel {
     pub module: PathBuf,
     /// System.map.
     pub system_map: PathBuf,
+    /// Table of the functions that ftrace can redirect, for [`super::Functions::load`].
+    pub functions: PathBuf,
     /// The directory of all these.
     pub dir: PathBuf,
     /// Checks that are compiled in, a line.
@@ -65,6 +67,9 @@ pub struct Listed {
     pub compiler: String,
     /// Checks that are compiled in.
     pub config_summary: String,
+    /// Flags of the compiler that keep functions out of line, and the object files that have them.
+    #[serde(default)]
+    pub out_of_line: OutOfLine,
     /// sha256 of bzImage.
     pub image_sha256: String,
     /// Seconds that the build took.
@@ -75,6 +80,15 @@ pub struct Listed {
     pub full: bool,
     /// When, seconds since 1970.
     pub built: u64,
+}
+
+/// What differs from a plain build of the same configuration, see [`outline`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutOfLine {
+    /// The compiler's flags.
+    pub flags: Vec<String>,
+    /// The object files, without `.o`, from the kernel's top directory.
+    pub objects: Vec<String>,
 }
 
 /// The kernels of a cache directory.
@@ -141,6 +155,7 @@ impl Kernels {
             image: dir.join("bzImage"),
             module: module.built(&dir),
             system_map: dir.join("System.map"),
+            functions: functions::path(&dir),
             dir: dir.clone(),
             config_summary: listed.config_summary,
         };
@@ -280,6 +295,7 @@ impl Work<'_> {
             std::fs::copy(objects.join(from), temp.path().join(to))
                 .map_err(files::failed("copy", &objects.join(from)))?;
         }
+        functions::write(&tree, &objects, temp.path())?;
         let listed = Listed {
             name: self.name.clone(),
             id: id.to_owned(),
@@ -287,6 +303,10 @@ impl Work<'_> {
             release: release.trim().to_owned(),
             compiler: self.compiler.to_owned(),
             config_summary: self.config.summary(),
+            out_of_line: OutOfLine {
+                flags: outline::FLAGS.map(str::to_owned).to_vec(),
+                objects: outline::OBJECTS.map(str::to_owned).to_vec(),
+            },
             image_sha256: files::sha256_file(&temp.path().join("bzImage"))?,
             seconds,
             steps,

@@ -4,6 +4,8 @@
 use std::path::PathBuf;
 
 use super::ManifestError;
+use super::functions::TableError;
+use super::image::ImageError;
 use crate::exit::ExitCode;
 use crate::host::HostError;
 use crate::host::command::indented;
@@ -68,6 +70,17 @@ pub enum KernelError {
         /// This machine's.
         arch: &'static str,
     },
+    /// The functions of a kernel cannot be read from what was built.
+    #[error("cannot read the functions of {path}", path = path.display())]
+    Image {
+        /// The vmlinux.
+        path: PathBuf,
+        /// Why.
+        source: ImageError,
+    },
+    /// A table of functions in the cache is broken.
+    #[error(transparent)]
+    Table(#[from] TableError),
     /// The machine.
     #[error(transparent)]
     Host(#[from] HostError),
@@ -86,9 +99,10 @@ impl KernelError {
             KernelError::PatchDoesNotApply { .. }
             | KernelError::Config { .. }
             | KernelError::Make { .. } => ExitCode::CannotTell,
-            KernelError::NoModule { .. } | KernelError::Architecture { .. } => {
-                ExitCode::Infrastructure
-            }
+            KernelError::NoModule { .. }
+            | KernelError::Architecture { .. }
+            | KernelError::Image { .. }
+            | KernelError::Table(_) => ExitCode::Infrastructure,
             KernelError::Host(e) => e.exit(),
         }
     }
@@ -113,6 +127,12 @@ impl KernelError {
                 Some("the disk is full: free some space, or set VFRACE_CACHE to a larger disk".to_owned())
             }
             KernelError::Make { .. } | KernelError::Architecture { .. } => None,
+            KernelError::Image { .. } => {
+                Some("remove the object tree under build/ in the cache, and build again".to_owned())
+            }
+            KernelError::Table(_) => {
+                Some("remove the kernel's directory from the cache, and build again".to_owned())
+            }
             KernelError::NoModule { .. } => Some("set VFRACE_DATA to a complete checkout".to_owned()),
             KernelError::Host(e) => e.hint(),
         }

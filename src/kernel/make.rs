@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
-use super::KernelError;
+use super::{KernelError, outline};
 use crate::event::EventSink;
 use crate::host::command;
 
@@ -83,7 +83,10 @@ impl Make<'_> {
             .arg(self.source)
             .arg(format!("O={}", self.objects.display()))
             .arg(format!("-j{jobs}"));
-        make.args(FIXED).args(args).env("LC_ALL", "C");
+        make.args(FIXED)
+            .arg(outline::variable())
+            .args(args)
+            .env("LC_ALL", "C");
         for variable in UNSET {
             make.env_remove(variable);
         }

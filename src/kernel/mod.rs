@@ -7,18 +7,26 @@
 
 mod build;
 mod config;
+mod definitions;
 mod error;
+mod functions;
+mod image;
 mod make;
 mod module;
 mod name;
+mod outline;
+mod points;
 mod source;
 mod tree;
 mod variant;
 
-pub use build::{BuiltKernel, Kernels, Listed};
+pub use build::{BuiltKernel, Kernels, Listed, OutOfLine};
 pub use config::Config;
 pub use error::KernelError;
+pub use functions::{Absence, Functions, Presence, TableError, Untraceable};
+pub use image::ImageError;
 pub use module::PF_FILE;
 pub use name::KernelName;
+pub use points::{KnownFunction, POINTS, Scope, known};
 pub use source::{Source, unpacked_sources};
 pub use variant::{Manifest, ManifestError, Variant};

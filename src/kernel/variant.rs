@@ -251,13 +251,23 @@ mod tests {
             .iter()
             .map(|v| v.name.as_str())
             .collect();
-        assert_eq!(names, ["base", "b1", "v5", "v6", "v7"]);
+        assert_eq!(
+            names,
+            [
+                "base", "b1", "b2", "v5", "v6", "v7", "v9", "v10", "v11", "v14"
+            ]
+        );
         let v5 = manifest.find("v5").unwrap();
         assert!(v5.touches.contains(&PathBuf::from("include/linux/pci.h")));
         assert!(manifest.find("base").unwrap().patch.is_none());
         let unknown = manifest.find("v99").unwrap_err();
         assert_eq!(unknown.exit(), ExitCode::Usage);
-        assert!(unknown.hint().unwrap().contains("base, b1, v5, v6, v7"));
+        assert!(
+            unknown
+                .hint()
+                .unwrap()
+                .contains("base, b1, b2, v5, v6, v7, v9")
+        );
     }
 
     #[test]
