@@ -164,7 +164,11 @@ impl Filled {
             let Some(tail) = tail.strip_prefix('{') else {
                 continue;
             };
-            let inside = tail.find('}').and_then(|n| tail.get(..n));
+            let is_name = |name: &&str| {
+                name.bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            };
+            let inside = tail.find('}').and_then(|n| tail.get(..n)).filter(is_name);
             let Some(number) = inside.and_then(|name| values.get(name)) else {
                 let len = inside.map_or(1, |name| name.len() + 2);
                 let place = if plain {

@@ -88,11 +88,14 @@ const SCHEDULES_HEAD: &str = "A schedule says in which order the two sides of a 
     - `return N`: a call is not made (at its entry) or its value is replaced (at its return). The point has to name a\n  \
       function.\n";
 
+/// Columns of the pages, about.
+const WIDTH: usize = 118;
+
 fn list(page: &mut String, title: &str, items: &[(&str, &str)]) {
     // Writing to a String does not fail.
     let _ = write!(page, "\n## {title}\n\n");
     for (text, meaning) in items {
-        let _ = writeln!(page, "- `{text}`\n  {meaning}");
+        let _ = writeln!(page, "- `{text}`:\n  {meaning}");
     }
 }
 
@@ -106,7 +109,19 @@ pub fn grammar_pages() -> [(&'static str, String); 2] {
     };
     let mut points = page("Points") + POINTS_HEAD;
     list(&mut points, "Examples", POINTS);
-    let _ = write!(points, "\n## Messages\n\n{}.\n", MESSAGES.join(", "));
+    points += "\n## Messages\n\n";
+    let mut column = 0;
+    for (at, message) in MESSAGES.iter().enumerate() {
+        let end = if at + 1 == MESSAGES.len() { "." } else { "," };
+        if column + message.len() > WIDTH {
+            points += "\n";
+            column = 0;
+        }
+        let space = if column == 0 { "" } else { " " };
+        let _ = write!(points, "{space}{message}{end}");
+        column += message.len() + 2;
+    }
+    points += "\n";
 
     let mut schedules = page("Schedules") + SCHEDULES_HEAD;
     list(&mut schedules, "Conditions", CONDITIONS);

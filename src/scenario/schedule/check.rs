@@ -227,7 +227,7 @@ fn firing(parsed: &Parsed) -> Checked {
         return wrong(
             format!("the {second} cannot start itself"),
             &place.fire,
-            format!("the {first} goes first: fire at a point of its"),
+            format!("the {first} goes first: fire at a point of that side"),
         );
     }
     if matches!(step.at, At::Time { .. }) {

@@ -255,7 +255,7 @@ impl<'a> Reader<'a> {
             let Some(role) = side(word) else {
                 return wrong(format!("`{word}` is not a side"), at, side_hint(word));
             };
-            let after = self.milliseconds(MAX_AFTER, "a side cannot be given")?;
+            let after = self.milliseconds(MAX_AFTER, "a step cannot be put off by")?;
             (At::Time { role, after }, at.start..self.before())
         } else if is_first {
             return wrong(
@@ -263,14 +263,14 @@ impl<'a> Reader<'a> {
                 at,
                 "say once, in front of all steps, which side goes first",
             );
-        } else if side(word).is_some() {
-            return wrong(
-                format!("`{word}` alone is neither a point nor a time"),
-                at,
-                format!(
+        } else if !word.contains(':') {
+            let hint = match side(word) {
+                Some(_) => format!(
                     "write a time, e.g. {word}+10ms, or a point, e.g. {word}/pf:call:sriov_disable"
                 ),
-            );
+                None => STEP.into(),
+            };
+            return wrong(format!("`{word}` is neither a point nor a time"), at, hint);
         } else {
             (At::Point(self.point(word, &at)?), at)
         };
@@ -408,7 +408,7 @@ impl<'a> Reader<'a> {
             "other-done" => Until::OtherDone,
             "other-rests" => Until::OtherRests,
             "other-at" => {
-                self.need(Kind::Open, "`(` and a point")?;
+                self.need(Kind::Open, "`(POINT)`")?;
                 let (word, at) = self.word("a point")?;
                 let point = self.point(word, &at)?;
                 self.need(Kind::Close, "`)`")?;
@@ -444,7 +444,7 @@ impl<'a> Reader<'a> {
         match word {
             "pci_rescan_remove_lock" => Ok(LockName::RescanRemove),
             "device_lock" => {
-                self.need(Kind::Open, "`(` and a function")?;
+                self.need(Kind::Open, "`(FUNCTION)`")?;
                 let (word, at) = self.word("a function")?;
                 let function = match word.parse::<FunctionId>() {
                     Ok(FunctionId::Mailbox) | Err(_) => {
