@@ -136,7 +136,7 @@ fn a_schedule_is_checked_before_anything_else() {
         ("", ["the schedule is empty", "POINT"]),
         (
             "teardown/pf:call:x fire until other-rests <=60000ms",
-            ["column 46", "30000 ms"],
+            ["column 45", "30000 ms"],
         ),
     ] {
         refused(
