@@ -122,6 +122,49 @@ fn a_typo_in_a_scenario_has_line_and_column() {
 }
 
 #[test]
+fn a_schedule_is_checked_before_anything_else() {
+    for (text, words) in [
+        (
+            "vf2:wire:GET_VRING_BAES fire",
+            ["column 10", "GET_VRING_BASE"],
+        ),
+        ("vf9:wire:GET_VRING_BASE fire", ["column 1", "vf1 to vf3"]),
+        (
+            "teardown first",
+            ["no step starts the unplug", "teardown+0ms fire"],
+        ),
+        ("", ["the schedule is empty", "POINT"]),
+        (
+            "teardown/pf:call:x fire until other-rests <=60000ms",
+            ["column 45", "30000 ms"],
+        ),
+    ] {
+        refused(
+            &["run", "unbind-vs-vf-unplug", "--schedule", text],
+            129,
+            &words,
+        );
+    }
+    refused(
+        &["run", "unbind-alone", "--schedule", "teardown+0ms fire"],
+        129,
+        &["nothing is unplugged", "leave `fire` away"],
+    );
+}
+
+#[test]
+fn run_without_a_scenario_lists_them() {
+    refused(
+        &["run"],
+        129,
+        &[
+            "unbind-vs-vf-unplug",
+            "the PF is unbound while the platform unplugs one of its VFs",
+        ],
+    );
+}
+
+#[test]
 fn a_missing_tool_is_named_with_its_package() {
     let cache = tempfile::tempdir().unwrap();
     let output = vfrace(&["run", "unbind-alone"])

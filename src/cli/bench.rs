@@ -44,6 +44,29 @@ pub(super) struct Options {
     /// Where results go [default: results/DATE-TIME]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// The kernel's one-second sleep in sriov_disable() returns at once; stated in the evidence
+    #[arg(long)]
+    pub(super) skip_sleep: bool,
+    /// Give the PF back the references that a double removal took, so that more rounds fit into a boot; stated in the
+    /// evidence
+    #[arg(long)]
+    pub(super) repair: bool,
+}
+
+/// The scenarios below `data` with their titles, one a line.
+pub(super) fn titles(data: &Path) -> Result<String, ScenarioError> {
+    let dir = data.join("guest-tests/scenarios");
+    let entries = scenario::list(&dir)?;
+    let width = entries.iter().map(|entry| entry.name.len()).max();
+    let width = width.unwrap_or_default();
+    let line = |entry: scenario::Entry| {
+        let title = match scenario::load(&entry.name, &dir, &[]) {
+            Ok(scenario) => scenario.title,
+            Err(error) => format!("cannot be used: {error}"),
+        };
+        format!("  {:width$}  {title}\n", entry.name)
+    };
+    Ok(entries.into_iter().map(line).collect())
 }
 
 impl Options {

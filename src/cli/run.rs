@@ -4,19 +4,23 @@
 use crate::campaign::verdict_exit;
 use crate::exit::ExitCode;
 use crate::kernel::KernelName;
+use crate::paths;
 use crate::report::{self, RunReport, Style};
 
-use super::bench::{Bench, Options};
+use super::bench::{Bench, Options, titles};
 use super::failure::Failure;
 
 /// Arguments of `vfrace run`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A scenario by name (see guest-tests/scenarios), or a file
-    scenario: String,
+    /// A scenario by name, or a file; without it, those that exist are listed
+    scenario: Option<String>,
     /// Kernel under test: base, v5, v6, v7; NAME@7.3 for another source
     #[arg(long, value_name = "K", default_value = "base")]
     kernel: KernelName,
+    /// Who is stopped where, instead of the scenario's own schedule: a text as every run prints it (docs/schedules.md)
+    #[arg(long, value_name = "TEXT")]
+    schedule: Option<String>,
     #[command(flatten)]
     options: Options,
 }
@@ -26,8 +30,18 @@ pub(super) fn run(args: &Args) -> ExitCode {
 }
 
 fn play(args: &Args) -> Result<ExitCode, Failure> {
+    let Some(name) = &args.scenario else {
+        eprint!(
+            "which scenario? There are:\n{}",
+            titles(&paths::data_dir()?)?
+        );
+        return Ok(ExitCode::Usage);
+    };
     let bench = Bench::new()?;
-    let scenario = args.options.load(&args.scenario, &bench.data)?;
+    let mut scenario = args.options.load(name, &bench.data)?;
+    if let Some(text) = &args.schedule {
+        scenario.set_schedule(text)?;
+    }
     let ready = bench.ready(std::slice::from_ref(&args.kernel), &args.options)?;
     let outcomes = ready.play(std::slice::from_ref(&scenario), 1, 1)?;
     let (dir, expected) = (

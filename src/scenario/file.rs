@@ -4,47 +4,54 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::error::nearest;
-use super::{
-    Actuator, At, Hold, Malformed, PfDriver, Point, PointError, Scenario, ScenarioError, Schedule,
-    Step, Teardown, Unplug, Until,
-};
-use crate::event::{FunctionId, Role, Target};
+use super::filled::{Filled, RawParameter, parameters};
+use super::{Actuator, Malformed, PfDriver, Scenario, ScenarioError, Schedule, Teardown, Unplug};
+use crate::event::{Class, FunctionId, Target};
 
 /// Linux and the SR-IOV capability would allow more VFs; one bus with ARI has room for 255 beside the PF.
 const MAX_VFS: i64 = 255;
-/// A hold stops a vCPU that owns QEMU's global lock; longer than this and the guest's watchdogs bark at the hold.
-const MAX_HOLD_MS: i64 = 10_000;
+/// A .remove() that sleeps longer would look like one that does not come back.
+const MAX_REMOVE_MS: i64 = 10_000;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Raw {
     title: String,
     source: String,
-    teardown: Teardown,
+    teardown: Spanned<Teardown>,
+    #[serde(default)]
+    wants: Vec<Class>,
+    schedule: Option<Spanned<String>>,
+    pf: Option<RawPf>,
     #[serde(default)]
     parameters: BTreeMap<Spanned<String>, RawParameter>,
     unplug: Option<RawUnplug>,
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawParameter {
-    default: Spanned<i64>,
-    min: i64,
-    max: Spanned<RawMax>,
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawPf {
+    driver: RawDriver,
+    remove_ms: Option<Spanned<RawNumber>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum RawDriver {
+    Virtio,
+    Module,
 }
 
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "a number or the name of a parameter")]
-enum RawMax {
+#[serde(untagged, expecting = "a number, or a text with a {parameter}")]
+enum RawNumber {
     Number(i64),
-    Parameter(String),
+    Text(String),
 }
 
 #[derive(Deserialize)]
@@ -52,23 +59,6 @@ enum RawMax {
 struct RawUnplug {
     actuator: Actuator,
     target: Spanned<String>,
-    at: Spanned<String>,
-    hold: RawHold,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct RawHold {
-    until: RawUntil,
-    at_most_ms: Spanned<i64>,
-}
-
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum RawUntil {
-    Time,
-    UnplugSeen,
-    UnplugCommitted,
 }
 
 /// A scenario that can be named on the command line.
@@ -172,34 +162,44 @@ pub(super) fn parse(
     };
     let vfs = need("vfs", MAX_VFS)?;
     let rounds = need("rounds", 1_000_000)?;
-    let (unplug, step) = match &raw.unplug {
-        Some(raw) => Some(unplug(&source, raw, &values, vfs)?).unzip(),
-        None => (None, None),
+    let driver = driver(&source, &raw, &values)?;
+    let unplug = match &raw.unplug {
+        Some(raw) => Some(unplug(&source, raw, &values, vfs)?),
+        None => None,
     };
-    Ok(Scenario {
+    let mut scenario = Scenario {
         name: name.to_owned(),
         title: raw.title.trim().to_owned(),
         source: raw.source.trim().to_owned(),
         vfs: u16::try_from(vfs).unwrap_or(u16::MAX),
         rounds: u32::try_from(rounds).unwrap_or(u32::MAX),
-        teardown: raw.teardown,
-        driver: PfDriver::Virtio,
+        teardown: *raw.teardown.get_ref(),
+        driver,
         unplug,
-        schedule: Schedule {
-            first: Role::Teardown,
-            steps: step.into_iter().collect(),
-        },
-        wants: Vec::new(),
-    })
+        schedule: Schedule::undirected(unplug.is_some()),
+        wants: raw.wants,
+    };
+    if let Some(raw) = &raw.schedule {
+        let text = Filled::new(&source, raw, &values)?;
+        scenario.schedule = Schedule::read(&text.text, &scenario)
+            .map_err(|e| source.error(text.place(&e.at), e.what, Some(e.hint)))?;
+    }
+    Ok(scenario)
 }
 
-struct Source<'a> {
+/// A file, to point into.
+pub(super) struct Source<'a> {
     file: &'a str,
-    text: &'a str,
+    pub(super) text: &'a str,
 }
 
 impl Source<'_> {
-    fn error(&self, place: Range<usize>, what: String, hint: Option<String>) -> ScenarioError {
+    pub(super) fn error(
+        &self,
+        place: Range<usize>,
+        what: String,
+        hint: Option<String>,
+    ) -> ScenarioError {
         ScenarioError::Malformed(Box::new(Malformed::new(
             self.file, self.text, place, what, hint,
         )))
@@ -216,87 +216,52 @@ fn unknown_key_hint(message: &str) -> Option<String> {
     nearest(unknown, words).map(|name| format!("did you mean `{name}`?"))
 }
 
-fn parameters(
+/// The driver of the PF, which has to be one that the teardown can be done with.
+fn driver(
     source: &Source<'_>,
-    raw: &BTreeMap<Spanned<String>, RawParameter>,
-    overrides: &[(&str, i64)],
-) -> Result<BTreeMap<String, i64>, ScenarioError> {
-    for (name, value) in overrides {
-        if !raw.keys().any(|k| k.get_ref() == name) {
-            let names: Vec<&str> = raw.keys().map(|k| k.get_ref().as_str()).collect();
-            return Err(ScenarioError::NoParameter {
-                name: (*name).to_owned(),
-                value: *value,
-                hint: format!("its parameters are: {}", names.join(", ")),
-            });
-        }
+    raw: &Raw,
+    values: &BTreeMap<String, i64>,
+) -> Result<PfDriver, ScenarioError> {
+    let module = raw
+        .pf
+        .as_ref()
+        .is_some_and(|pf| pf.driver == RawDriver::Module);
+    if raw.teardown.get_ref().needs_module() && !module {
+        return Err(source.error(
+            raw.teardown.span(),
+            "this teardown needs a driver that can be unloaded and that enables VFs by itself"
+                .into(),
+            Some("add a table: [pf] and driver = \"module\"".into()),
+        ));
     }
-    let given = |name: &str| {
-        overrides
-            .iter()
-            .rev()
-            .find(|(n, _)| *n == name)
-            .map(|(_, v)| *v)
-    };
-    let values: BTreeMap<String, i64> = raw
-        .iter()
-        .map(|(k, p)| {
-            (
-                k.get_ref().clone(),
-                given(k.get_ref()).unwrap_or(*p.default.get_ref()),
-            )
-        })
-        .collect();
-    // A range that depends on another parameter means something only when that one is in its own range.
-    let depends = |p: &RawParameter| matches!(p.max.get_ref(), RawMax::Parameter(_));
-    let ordered = raw
-        .iter()
-        .filter(|(_, p)| !depends(p))
-        .chain(raw.iter().filter(|(_, p)| depends(p)));
-    for (key, p) in ordered {
-        let name = key.get_ref();
-        let (max, what_max) = match p.max.get_ref() {
-            RawMax::Number(n) => (*n, n.to_string()),
-            RawMax::Parameter(other) => match values.get(other).filter(|_| other != name) {
-                Some(n) => (*n, format!("{n} (`{other}`)")),
-                None => {
-                    return Err(source.error(
-                        p.max.span(),
-                        format!(
-                            "`max` of `{name}` names `{other}`, which is not another parameter"
-                        ),
-                        Some("write a number, or the name of a parameter of this file".into()),
-                    ));
-                }
-            },
-        };
-        let value = values.get(name).copied().unwrap_or_default();
-        if (p.min..=max).contains(&value) {
-            continue;
-        }
-        let what = format!("`{name}` is {value}, which is out of range");
-        let hint = format!("allowed is {} to {what_max}", p.min);
-        return Err(match given(name) {
-            Some(_) => ScenarioError::Parameter {
-                name: name.clone(),
-                what,
-                hint,
-            },
-            // The default was in range of a number: it is the other parameter, as given, that is too small for it.
-            None if overrides
-                .iter()
-                .any(|(n, _)| matches!(p.max.get_ref(), RawMax::Parameter(o) if o == n)) =>
-            {
-                ScenarioError::Parameter {
-                    name: name.clone(),
-                    what,
-                    hint,
-                }
-            }
-            None => source.error(p.default.span(), what, Some(hint)),
+    let Some(number) = raw.pf.as_ref().and_then(|pf| pf.remove_ms.as_ref()) else {
+        return Ok(if module {
+            PfDriver::Module { remove_ms: 0 }
+        } else {
+            PfDriver::Virtio
         });
+    };
+    if !module {
+        return Err(source.error(
+            number.span(),
+            "the .remove() of virtio-pci cannot be made slower".into(),
+            Some("write driver = \"module\", or leave remove-ms away".into()),
+        ));
     }
-    Ok(values)
+    let given = match number.get_ref() {
+        RawNumber::Number(n) => n.to_string(),
+        RawNumber::Text(text) => Filled::fill(source, text, number.span(), values)?.text,
+    };
+    match given.trim().parse::<u32>() {
+        Ok(remove_ms) if i64::from(remove_ms) <= MAX_REMOVE_MS => {
+            Ok(PfDriver::Module { remove_ms })
+        }
+        _ => Err(source.error(
+            number.span(),
+            format!(".remove() cannot take {given} ms longer"),
+            Some(format!("allowed is 0 to {MAX_REMOVE_MS}")),
+        )),
+    }
 }
 
 fn unplug(
@@ -304,172 +269,32 @@ fn unplug(
     raw: &RawUnplug,
     values: &BTreeMap<String, i64>,
     vfs: i64,
-) -> Result<(Unplug, Step), ScenarioError> {
-    let target_text = Filled::new(source, &raw.target, values)?;
-    let target = target_text.text.parse::<FunctionId>().map_err(|what| {
-        source.error(
-            raw.target.span(),
+) -> Result<Unplug, ScenarioError> {
+    let actuator = raw.actuator;
+    let wrong = |what: String, hint: String| source.error(raw.target.span(), what, Some(hint));
+    let target = Filled::new(source, &raw.target, values)?.text;
+    let target: Target = target.parse().map_err(|what| {
+        let (targets, _) = actuator.takes(Target::Slot);
+        wrong(
             what,
-            Some("the target of an unplug is a VF, e.g. vf{vf}".into()),
+            format!("the target of `{}` is {targets}", actuator.name()),
         )
     })?;
+    let (targets, fits) = actuator.takes(target);
+    if !fits {
+        return Err(wrong(
+            format!(
+                "{target} cannot be unplugged by the actuator `{}`",
+                actuator.name()
+            ),
+            format!("its target is {targets}"),
+        ));
+    }
     match target {
-        FunctionId::Vf(n) if i64::from(n) <= vfs => {}
-        FunctionId::Vf(_) => {
-            return Err(source.error(
-                raw.target.span(),
-                format!("there is no {target} to unplug"),
-                Some(format!("there are {vfs} VFs, vf1 to vf{vfs}")),
-            ));
-        }
-        FunctionId::Pf | FunctionId::Bridge | FunctionId::Mailbox => {
-            return Err(source.error(
-                raw.target.span(),
-                format!("{target} cannot be unplugged by the actuator `platform`"),
-                Some("the target of an unplug is a VF, e.g. vf{vf}".into()),
-            ));
-        }
-    }
-    let at_text = Filled::new(source, &raw.at, values)?;
-    let at = at_text.text.parse::<Point>().map_err(|e: PointError| {
-        source.error(
-            at_text.place(&e.at),
-            format!("in a trigger point: {}", e.what),
-            Some(e.hint),
-        )
-    })?;
-    if let Some(function @ FunctionId::Vf(n)) = at.function {
-        if i64::from(n) > vfs {
-            return Err(source.error(
-                raw.at.span(),
-                format!("{function} does not exist, so that this point is never reached"),
-                Some(format!("there are {vfs} VFs, vf1 to vf{vfs}")),
-            ));
-        }
-    }
-    let ms = *raw.hold.at_most_ms.get_ref();
-    let at_most = match u64::try_from(ms) {
-        Ok(n) if ms <= MAX_HOLD_MS => Duration::from_millis(n),
-        _ => {
-            return Err(source.error(
-                raw.hold.at_most_ms.span(),
-                format!("a message cannot be held for {ms} ms"),
-                Some(format!("allowed is 0 to {MAX_HOLD_MS}")),
-            ));
-        }
-    };
-    Ok((
-        Unplug {
-            actuator: raw.actuator,
-            target: Target::Function(target),
-        },
-        Step {
-            at: At::Point(at),
-            fire: true,
-            hold: Some(Hold {
-                until: match raw.hold.until {
-                    RawUntil::Time => Until::Time,
-                    RawUntil::UnplugSeen => Until::OtherStarted,
-                    RawUntil::UnplugCommitted => Until::OtherCommitted,
-                },
-                at_most,
-            }),
-            returns: None,
-        },
-    ))
-}
-
-/// A string of the file with its `{parameter}`s filled in, and the way back from a place in it to the file.
-struct Filled {
-    text: String,
-    /// Start in `text`; start and end in the file; whether it is a parameter, filled in.
-    pieces: Vec<(usize, Range<usize>, bool)>,
-    end: usize,
-    /// The whole string in the file, if it has escapes and places inside cannot be told.
-    whole: Option<Range<usize>>,
-}
-
-impl Filled {
-    fn new(
-        source: &Source<'_>,
-        raw: &Spanned<String>,
-        values: &BTreeMap<String, i64>,
-    ) -> Result<Self, ScenarioError> {
-        let span = raw.span();
-        let value = raw.get_ref().as_str();
-        let start = span.start + 1;
-        let plain = source.text.get(start..span.end.saturating_sub(1)) == Some(value);
-        let mut filled = Filled {
-            text: String::new(),
-            pieces: Vec::new(),
-            end: start + value.len(),
-            whole: (!plain).then(|| span.clone()),
-        };
-        let mut at = 0;
-        while let Some(rest) = value.get(at..).filter(|r| !r.is_empty()) {
-            let (literal, tail) = rest.split_at(rest.find('{').unwrap_or(rest.len()));
-            if !literal.is_empty() {
-                filled.pieces.push((
-                    filled.text.len(),
-                    start + at..start + at + literal.len(),
-                    false,
-                ));
-                filled.text.push_str(literal);
-                at += literal.len();
-            }
-            let Some(tail) = tail.strip_prefix('{') else {
-                continue;
-            };
-            let inside = tail.find('}').and_then(|n| tail.get(..n));
-            let Some(number) = inside.and_then(|name| values.get(name)) else {
-                let len = inside.map_or(1, |name| name.len() + 2);
-                let place = if plain {
-                    start + at..start + at + len
-                } else {
-                    span
-                };
-                let names: Vec<&str> = values.keys().map(String::as_str).collect();
-                return Err(source.error(
-                    place,
-                    match inside {
-                        Some(name) => format!("there is no parameter `{name}`"),
-                        None => "this { has no }".into(),
-                    },
-                    Some(format!("the parameters are: {}", names.join(", "))),
-                ));
-            };
-            let len = inside.map_or(0, str::len) + 2;
-            filled
-                .pieces
-                .push((filled.text.len(), start + at..start + at + len, true));
-            filled.text.push_str(&number.to_string());
-            at += len;
-        }
-        Ok(filled)
-    }
-
-    /// The place in the file of a place in the filled text.
-    fn place(&self, at: &Range<usize>) -> Range<usize> {
-        if let Some(whole) = &self.whole {
-            return whole.clone();
-        }
-        let back = |offset: usize, is_end: bool| {
-            let reaches = |start: usize| start < offset || (!is_end && start == offset);
-            match self.pieces.iter().rev().find(|(start, ..)| reaches(*start)) {
-                Some((_, file, true)) if is_end => file.end,
-                Some((_, file, true)) => file.start,
-                Some((start, file, false)) => (file.start + (offset - start)).min(file.end),
-                None => self
-                    .pieces
-                    .first()
-                    .map_or(self.end, |(_, file, _)| file.start),
-            }
-        };
-        let start = if at.start >= self.text.len() {
-            self.end
-        } else {
-            back(at.start, false)
-        };
-        start..back(at.end, true).max(start)
+        Target::Function(FunctionId::Vf(n)) if i64::from(n) > vfs => Err(wrong(
+            format!("there is no {target} to unplug"),
+            format!("there are {vfs} VFs, vf1 to vf{vfs}"),
+        )),
+        _ => Ok(Unplug { actuator, target }),
     }
 }

@@ -3,6 +3,8 @@
 
 mod error;
 mod file;
+mod filled;
+mod grammar;
 mod point;
 mod schedule;
 
@@ -17,8 +19,9 @@ use crate::event::{Class, FunctionId, Role, Target};
 
 pub use error::{Malformed, ScenarioError};
 pub use file::{Entry, list, load};
+pub use grammar::grammar_pages;
 pub use point::{MESSAGES, PointError};
-pub use schedule::{At, Hold, LockName, Schedule, Step, Until};
+pub use schedule::{At, Hold, LockName, Schedule, ScheduleError, Step, Until};
 
 /// A scenario with its parameters filled in, ready to run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -76,6 +79,11 @@ impl Teardown {
     /// Whether the PF is gone when it has worked.
     pub fn removes_pf(self) -> bool {
         matches!(self, Teardown::PfRemove | Teardown::SlotPowerOff)
+    }
+
+    /// Whether only [`PfDriver::Module`] can do it: virtio-pci is built into the kernel, and enables no VFs by itself.
+    pub fn needs_module(self) -> bool {
+        matches!(self, Teardown::Rmmod | Teardown::Bind)
     }
 
     /// Whether the round begins with VFs on.
@@ -147,6 +155,31 @@ impl Actuator {
             Actuator::SysfsUnbind => "sysfs-unbind",
         }
     }
+
+    /// The targets that it can take, in words; and whether `target` is one.
+    fn takes(self, target: Target) -> (&'static str, bool) {
+        use FunctionId::{Bridge, Pf, Vf};
+        match self {
+            Actuator::Platform => (
+                "a VF, e.g. vf{vf}",
+                matches!(target, Target::Function(Vf(_))),
+            ),
+            Actuator::PlatformDevice => (
+                "a VF, the pf or the bridge",
+                matches!(target, Target::Function(Vf(_) | Pf | Bridge)),
+            ),
+            Actuator::PciehpSurprise | Actuator::PciehpButton | Actuator::SysfsPower => {
+                ("the slot", target == Target::Slot)
+            }
+            Actuator::SysfsRemove => (
+                "the pf or the bridge; VFs have no such file",
+                matches!(target, Target::Function(Pf | Bridge)),
+            ),
+            Actuator::SysfsRescan | Actuator::SysfsNumvfs | Actuator::SysfsUnbind => {
+                ("the pf", target == Target::Function(Pf))
+            }
+        }
+    }
 }
 
 /// An unplug. When it is fired is the schedule's matter.
@@ -179,6 +212,16 @@ impl Scenario {
     /// Whether the PF is gone at the end of a round.
     pub fn removes_pf(&self) -> bool {
         self.teardown.removes_pf() || self.unplug.is_some_and(|unplug| unplug.removes_pf())
+    }
+
+    /// Replaces its schedule by `text`, which came from the command line: as [`Schedule::read`], with the mistake shown in
+    /// the text.
+    pub fn set_schedule(&mut self, text: &str) -> Result<(), ScenarioError> {
+        let shown =
+            |e: ScheduleError| Malformed::new("--schedule", text, e.at, e.what, Some(e.hint));
+        self.schedule =
+            Schedule::read(text, self).map_err(|e| ScenarioError::Malformed(Box::new(shown(e))))?;
+        Ok(())
     }
 }
 

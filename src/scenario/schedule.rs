@@ -1,13 +1,64 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A schedule: who goes first, where each side is stopped, and what it waits for there. It is one line of text.
 
+mod check;
+mod parse;
+
 use std::fmt;
+use std::ops::Range;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::Point;
 use crate::event::{FunctionId, Role};
+
+/// Bound of a hold at a wire point that says none.
+pub(super) const DEFAULT_WIRE_HOLD: Duration = Duration::from_millis(100);
+/// Bound of a hold at a call point that says none.
+pub(super) const DEFAULT_CALL_HOLD: Duration = Duration::from_millis(2000);
+/// A held message stops a vCPU that owns QEMU's global lock; longer than this and the guest's watchdogs bark at the hold.
+pub(super) const MAX_WIRE_HOLD: Duration = Duration::from_secs(10);
+/// A held task sleeps; the kernel calls a task hung after 120 s, and a round should be over long before.
+pub(super) const MAX_CALL_HOLD: Duration = Duration::from_secs(30);
+/// A side is done, or stuck, long before this.
+pub(super) const MAX_AFTER: Duration = Duration::from_secs(60);
+
+/// The conditions of a hold, as they are written, and what they mean.
+pub(super) const CONDITIONS: &[(&str, &str)] = &[
+    ("time", "the time in the bound has passed"),
+    (
+        "other-started",
+        "the other side has begun: the handler has seen the event, the teardown's task runs",
+    ),
+    (
+        "other-committed",
+        "the other side is past its lookup of the VF, in the removal's body; or waits for a taken lock; or is done",
+    ),
+    ("other-at(POINT)", "the other side has reached a point"),
+    (
+        "other-blocked(LOCK)",
+        "the other side waits for a lock: `pci_rescan_remove_lock`, or `device_lock(FUNCTION)`, a device's own; \
+         without `(LOCK)`: for any mutex",
+    ),
+    ("other-done", "the other side is done"),
+    (
+        "other-rests",
+        "the other side does not go on by itself: it is done, held, or blocked for a while",
+    ),
+];
+
+/// A text that is not a schedule, or one that makes no sense for its scenario.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what}")]
+pub struct ScheduleError {
+    /// What is wrong.
+    pub what: String,
+    /// Where in the text, in bytes.
+    pub at: Range<usize>,
+    /// What to write instead.
+    pub hint: String,
+}
 
 /// In which order the two sides of a race go.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -81,6 +132,25 @@ pub enum LockName {
     RescanRemove,
     /// The mutex of a function's struct device (device_lock()).
     Device(FunctionId),
+}
+
+impl Schedule {
+    /// What a scenario without a schedule does: nothing is held, and an unplug is ordered when the teardown begins.
+    pub fn undirected(unplugs: bool) -> Self {
+        let fire = Step {
+            at: At::Time {
+                role: Role::Teardown,
+                after: Duration::ZERO,
+            },
+            fire: true,
+            hold: None,
+            returns: None,
+        };
+        Self {
+            first: Role::Teardown,
+            steps: unplugs.then_some(fire).into_iter().collect(),
+        }
+    }
 }
 
 /// Writes what [`std::str::FromStr`] reads.
