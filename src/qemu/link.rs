@@ -63,7 +63,9 @@ impl LinkError {
                  order without waiting, or wait until the hold is over"
             }
             Self::Thread(_) => "raise the limit on processes (ulimit -u)",
-            Self::Socket { .. } => "use a directory that can be written to, and a path under 108 bytes",
+            Self::Socket { .. } => {
+                "use a directory that can be written to, and a path under 108 bytes"
+            }
             Self::Ended { .. } | Self::Send(_) => "see the log of QEMU for why it ended",
         };
         Some(text.to_owned())

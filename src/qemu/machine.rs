@@ -49,8 +49,11 @@ pub struct Machine<'a> {
 
 /// Kernel command line. Level 5 prints warnings and worse: every report, none of the chatter that costs an exit a
 /// byte. An oops is a panic and a panic ends QEMU at once (`panic=-1` with `-no-reboot`). `tsc=reliable` keeps the
-/// clocksource watchdog from dropping to HPET, where each clock read is MMIO.
-const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 oops=panic panic=-1 tsc=reliable";
+/// clocksource watchdog from dropping to HPET, where each clock read is MMIO. `pcie_ports=native` gives the slot to
+/// pciehp: a kernel without CONFIG_PCIEASPM does not ask ACPI for it (Linux drivers/acpi/pci_root.c,
+/// OSC_PCI_ASPM_SUPPORT is among what os_control_query_checks() wants).
+const COMMAND_LINE: &str =
+    "console=ttyS0 loglevel=5 oops=panic panic=-1 tsc=reliable pcie_ports=native";
 
 impl Machine<'_> {
     /// The arguments after QEMU's name. `socket` says where the back end of a function listens.

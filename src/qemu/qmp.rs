@@ -76,8 +76,11 @@ impl Qmp {
             link: Link::start("qmp", stream, State::default())?,
         };
         let left = deadline.saturating_duration_since(Instant::now());
-        qmp.link
-            .wait(|| "greet".to_owned(), left, |state| state.greeted.then_some(()))?;
+        qmp.link.wait(
+            || "greet".to_owned(),
+            left,
+            |state| state.greeted.then_some(()),
+        )?;
         let left = deadline.saturating_duration_since(Instant::now());
         qmp.execute("qmp_capabilities", json!({}), left)?;
         Ok(qmp)

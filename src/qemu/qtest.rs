@@ -127,8 +127,8 @@ impl Qtest {
             limit,
             |state| state.answers(first, commands.len()),
         );
-        let answers =
-            answers.inspect_err(|_| self.link.with(|state| state.give_up(first, commands.len())))?;
+        let answers = answers
+            .inspect_err(|_| self.link.with(|state| state.give_up(first, commands.len())))?;
         let values = commands.iter().zip(answers);
         values
             .map(|(command, answer)| {
@@ -190,7 +190,8 @@ impl State {
             return None;
         }
         self.sent += count;
-        self.answers.extend((first..self.sent).map(|number| (number, None)));
+        self.answers
+            .extend((first..self.sent).map(|number| (number, None)));
         Some(first)
     }
 
@@ -216,7 +217,12 @@ impl Protocol for State {
 
     fn line(&mut self, line: &[u8]) -> Result<(), String> {
         let text = String::from_utf8_lossy(line);
-        let odd = |what| Err(format!("{what}: {}", text.chars().take(200).collect::<String>()));
+        let odd = |what| {
+            Err(format!(
+                "{what}: {}",
+                text.chars().take(200).collect::<String>()
+            ))
+        };
         match text.split(' ').next() {
             Some("OK" | "FAIL" | "ERR") => {}
             _ => return odd("this is not qtest"),
@@ -306,7 +312,13 @@ mod tests {
     #[test]
     fn answers_of_the_wrong_kind_are_errors() {
         let (qtest, mut qemu) = pair();
-        for answer in ["OK", "OK 0x10000", "OK 1", "OK 0xfghi", "FAIL Unknown command"] {
+        for answer in [
+            "OK",
+            "OK 0x10000",
+            "OK 1",
+            "OK 0xfghi",
+            "FAIL Unknown command",
+        ] {
             let sent = qtest.send(&[Access::Read16(0)]).unwrap();
             qemu.get_mut()
                 .write_all(format!("{answer}\n").as_bytes())

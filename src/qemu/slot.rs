@@ -36,6 +36,7 @@ const SLOT_CONTROL: u64 = 0x18;
 const SLOT_STATUS: u64 = 0x1a;
 /// Power Indicator Control: both bits set mean off.
 const INDICATOR_OFF: u16 = 0x0300;
+const INDICATOR_ON: u16 = 0x0100;
 /// Power Controller Control: set means off.
 const POWER_OFF: u16 = 0x0400;
 const OFF: u16 = INDICATOR_OFF | POWER_OFF;
@@ -46,7 +47,7 @@ const CAPABILITIES: usize = 48;
 
 /// Between looks at a register. Each look takes QEMU's global lock for microseconds.
 const LOOK: Duration = Duration::from_millis(10);
-/// After its last write to Slot Control, pciehp looks once more whether there is a card, and turns the slot on if so
+/// After it has turned the indicator off, pciehp looks once more whether there is a card, and turns the slot on if so
 /// (Linux drivers/pci/hotplug/pciehp_ctrl.c, pciehp_handle_presence_or_link_change()). A card that comes in between is
 /// found there, and its button event then turns the slot off again. A thread that is not preempted needs under 1 ms.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -107,7 +108,9 @@ impl SlotError {
                 "firmware sets it up: look for the slot only when the guest has booted"
             }
             Self::NoCapability => "use the QEMU that `vfrace doctor` names",
-            Self::Off { .. } => "plug the card in and let the guest's pciehp turn the slot on first",
+            Self::Off { .. } => {
+                "plug the card in and let the guest's pciehp turn the slot on first"
+            }
             Self::StillThere { .. } => "the guest wrote to the slot at the same time: try again",
             Self::StillOn { .. } => {
                 "pciehp must be bound to the root port and must not hang: see the guest's console"
@@ -146,8 +149,8 @@ pub struct Slot {
 pub struct Ordered(Sent);
 
 impl Slot {
-    /// Looks for the slot. The guest must have booted (firmware places the registers), and the card must be in. `vfs`
-    /// and `queue_pairs` are the machine's.
+    /// Looks for the slot. The guest must have booted (firmware places the registers), and the card must be in. To be
+    /// called again after a reset of the guest. `vfs` and `queue_pairs` are the machine's.
     ///
     /// # Errors
     /// [`SlotError`].
@@ -171,6 +174,18 @@ impl Slot {
             plugged,
         };
         slot.look_while_on(deadline.left())?;
+        // QEMU 11.1.3 starts with the indicator off and the power on, and pciehp leaves a slot as it finds it. Then the
+        // slot would look off a second too early: pciehp turns the power off first and the indicator a second later
+        // (Linux drivers/pci/hotplug/pciehp_ctrl.c, remove_board()).
+        let on = slot.on.load(Ordering::Acquire);
+        if on & INDICATOR_OFF == INDICATOR_OFF {
+            let lit = on & !INDICATOR_OFF | INDICATOR_ON;
+            slot.qtest.execute(
+                &[Access::Write16(capability + SLOT_CONTROL, lit)],
+                deadline.left(),
+            )?;
+            slot.on.store(lit, Ordering::Release);
+        }
         Ok(slot)
     }
 
@@ -258,7 +273,8 @@ impl Slot {
             let mut plugged = self.plugged.lock().unwrap_or_else(PoisonError::into_inner);
             for function in functions() {
                 let left = deadline.left();
-                self.qmp.wait_deleted(&device_id(function), *plugged, left)?;
+                self.qmp
+                    .wait_deleted(&device_id(function), *plugged, left)?;
             }
             *plugged = self.qmp.mark();
         }
@@ -285,7 +301,7 @@ impl Slot {
 
     fn wait_until_off(&self, limit: Duration, deadline: &Deadline) -> Result<(), SlotError> {
         loop {
-            let (control, status) = self.registers(deadline.left())?;
+            let (control, status) = self.registers(deadline.left().max(LOOK))?;
             if control & OFF == OFF && status & PRESENT == 0 {
                 std::thread::sleep(SETTLE);
                 return Ok(());

@@ -271,7 +271,9 @@ fn a_qemu_that_does_not_come_or_does_not_speak_is_late() {
 fn events_are_bounded_and_marks_stay_right() {
     let mut state = State::default();
     for number in 0..3 * EVENTS {
-        state.line(deleted(&format!("d{number}")).as_bytes()).unwrap();
+        state
+            .line(deleted(&format!("d{number}")).as_bytes())
+            .unwrap();
     }
     assert_eq!(state.events.len(), EVENTS);
     let last = 3 * EVENTS as u64 - 1;
