@@ -262,40 +262,50 @@ impl Slot {
     pub fn plug_back(&self, limit: Duration) -> Result<(), SlotError> {
         let deadline = Deadline::after(limit);
         self.wait_until_off(limit, &deadline)?;
-        // The ids and the network back ends are free only now.
         let functions = || {
             (1..=self.vfs)
                 .rev()
                 .map(FunctionId::Vf)
                 .chain([FunctionId::Pf])
         };
-        {
-            let mut plugged = self.plugged.lock().unwrap_or_else(PoisonError::into_inner);
-            for function in functions() {
-                let left = deadline.left();
-                self.qmp
-                    .wait_deleted(&device_id(function), *plugged, left)?;
-            }
-            *plugged = self.qmp.mark();
-        }
+        let mut plugged = self.plugged.lock().unwrap_or_else(PoisonError::into_inner);
+        // The ids and the network back ends are free only when QEMU says so.
+        self.wait_gone(functions(), *plugged, deadline.left())?;
+        let mark = self.qmp.mark();
         // QEMU shows the card to the guest when function 0 is there (pcie_cap_slot_plug_cb()), and pairs VFs with a PF
         // that comes after them.
         for function in functions() {
             let device = function_device(function, self.queue_pairs);
             if let Err(error) = self.qmp.device_add(device, deadline.left()) {
-                self.take_back(functions().take_while(|there| *there != function));
+                self.take_back(functions().take_while(|there| *there != function), mark);
                 return Err(error.into());
             }
         }
+        *plugged = mark;
         Ok(())
     }
 
+    fn wait_gone(
+        &self,
+        mut functions: impl Iterator<Item = FunctionId>,
+        since: EventMark,
+        limit: Duration,
+    ) -> Result<(), QmpError> {
+        let deadline = Deadline::after(limit);
+        functions.try_for_each(|function| {
+            self.qmp
+                .wait_deleted(&device_id(function), since, deadline.left())
+        })
+    }
+
     /// Takes functions away again that the guest has never seen: QEMU does so without asking it.
-    fn take_back(&self, functions: impl Iterator<Item = FunctionId>) {
-        for function in functions {
-            if let Err(error) = self.qmp.device_del(&device_id(function), SETTLE) {
-                log::warn!("{function} cannot be taken out of the slot again: {error}");
-            }
+    fn take_back(&self, functions: impl Iterator<Item = FunctionId> + Clone, since: EventMark) {
+        let taken = functions
+            .clone()
+            .try_for_each(|function| self.qmp.device_del(&device_id(function), SETTLE))
+            .and_then(|()| self.wait_gone(functions, since, SETTLE));
+        if let Err(error) = taken {
+            log::warn!("half a card cannot be taken out of the slot again: {error}");
         }
     }
 

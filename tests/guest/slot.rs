@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The slot loses its card in every way, and gets it back.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use vfrace::event::{FunctionId, Side, WireMessage};
-use vfrace::qemu::machine::{BRIDGE_ADDRESS, SLOT_DIRECTORY};
+use vfrace::qemu::machine::{BRIDGE_ADDRESS, SLOT_DIRECTORY, function_device};
+use vfrace::qemu::qmp::QmpError;
 use vfrace::qemu::slot::{Slot, SlotError};
 use vfrace::wire::WireHook;
 
@@ -98,6 +99,23 @@ fn slot_loses_its_card_and_gets_it_back() {
         "{took:?}"
     );
     plug_back(&mut guest, &slot);
+    println!("half a card");
+    until_pf(&mut guest, false, |guest| remove(guest, &slot));
+    slot.wait_until_empty(LIMIT).unwrap();
+    let mut in_the_way = function_device(FunctionId::Vf(1), 1);
+    in_the_way["id"] = "other".into();
+    let mark = guest.qmp().mark();
+    guest.qmp().device_add(in_the_way, LIMIT).unwrap();
+    let error = slot.plug_back(LIMIT).unwrap_err();
+    println!("{error:?}");
+    assert!(
+        matches!(error, SlotError::Qmp(QmpError::Refused { .. })),
+        "{error:?}"
+    );
+    guest.qmp().device_del("other", LIMIT).unwrap();
+    guest.qmp().wait_deleted("other", mark, LIMIT).unwrap();
+    plug_back(&mut guest, &slot);
+
     // The back ends have kept their connections: do frames cross them?
     guest.shell(&format!("echo 0 >/sys/bus/pci/devices/{PF}/sriov_numvfs"));
     frames::ping_all(&mut guest);
@@ -105,8 +123,8 @@ fn slot_loses_its_card_and_gets_it_back() {
     // A press that nobody made would be a card that came while pciehp was not done with the one before.
     let log = guest.shell("dmesg");
     for (line, count) in [
-        ("Card not present", 2),
-        ("Button press: will power on", 3),
+        ("Card not present", 3),
+        ("Button press: will power on", 4),
         ("Button press: will power off", 1),
         ("BUG:", 0),
         ("Oops", 0),
@@ -119,6 +137,8 @@ fn slot_loses_its_card_and_gets_it_back() {
 #[derive(Default)]
 struct Hold {
     armed: AtomicBool,
+    /// SET_OWNER is sent once a connection.
+    connections: AtomicU32,
     /// Holding, let go.
     state: Mutex<(bool, bool)>,
     changed: Condvar,
@@ -145,6 +165,9 @@ impl WireHook for Hold {
         let is_here = message.function == FunctionId::Vf(1)
             && message.from == Side::Qemu
             && message.message == "GET_VRING_BASE";
+        if message.from == Side::Qemu && message.message == "SET_OWNER" {
+            self.connections.fetch_add(1, Ordering::SeqCst);
+        }
         if is_here && self.armed.swap(false, Ordering::SeqCst) {
             self.set(|state| state.0 = true);
             self.wait(|state| state.1);
@@ -197,4 +220,6 @@ fn slot_orders_do_not_wait_for_a_message_that_is_held() {
     until_pf(&mut guest, false, |_| {});
     slot.wait_until_empty(LIMIT).unwrap();
     plug_back(&mut guest, &slot);
+    // three VFs, the PF, the mailbox; the new card is on the old connections
+    assert_eq!(hold.connections.load(Ordering::SeqCst), 5);
 }
