@@ -5,6 +5,8 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use serde_json::{Map, Value};
+
 use crate::event::FunctionId;
 
 use super::probe::Accel;
@@ -12,10 +14,15 @@ use super::probe::Accel;
 /// The PF's address in the guest: the root port is the only bridge, so firmware gives its bus number 1.
 pub const PF_ADDRESS: &str = "0000:01:00.0";
 
-/// The root port's address in the guest.
+/// The root port's address in the guest, which is where it is put on the command line.
 pub const BRIDGE_ADDRESS: &str = "0000:00:02.0";
-/// The root port's hotplug slot in the guest's sysfs; its number is `slot=` of the root port.
-pub const SLOT_DIR: &str = "/sys/bus/pci/slots/1";
+
+/// The device number of [`BRIDGE_ADDRESS`].
+pub(super) const BRIDGE_DEVICE: u8 = 2;
+
+/// The root port's slot in the guest's sysfs: it is named after the slot number on the command line (Linux
+/// drivers/pci/hotplug/pciehp_core.c, init_slot()).
+pub const SLOT_DIRECTORY: &str = "/sys/bus/pci/slots/1";
 
 /// What the machine is made of. Paths must not contain a comma: QEMU's option syntax would split them.
 #[derive(Clone, Debug)]
@@ -34,12 +41,19 @@ pub struct Machine<'a> {
     pub queue_pairs: u16,
     /// Exit instead of rebooting when the guest resets.
     pub no_reboot: bool,
+    /// Where somebody listens for QMP: an [`Endpoint`](super::Endpoint) made before QEMU is started.
+    pub qmp: Option<&'a Path>,
+    /// The same for qtest.
+    pub qtest: Option<&'a Path>,
 }
 
 /// Kernel command line. Level 5 prints warnings and worse: every report, none of the chatter that costs an exit a
 /// byte. An oops is a panic and a panic ends QEMU at once (`panic=-1` with `-no-reboot`). `tsc=reliable` keeps the
-/// clocksource watchdog from dropping to HPET, where each clock read is MMIO.
-const COMMAND_LINE: &str = "console=ttyS0 loglevel=5 oops=panic panic=-1 tsc=reliable";
+/// clocksource watchdog from dropping to HPET, where each clock read is MMIO. `pcie_ports=native` gives the slot to
+/// pciehp: a kernel without CONFIG_PCIEASPM does not ask ACPI for it (Linux drivers/acpi/pci_root.c,
+/// OSC_PCI_ASPM_SUPPORT is among what os_control_query_checks() wants).
+const COMMAND_LINE: &str =
+    "console=ttyS0 loglevel=5 oops=panic panic=-1 tsc=reliable pcie_ports=native";
 
 impl Machine<'_> {
     /// The arguments after QEMU's name. `socket` says where the back end of a function listens.
@@ -81,6 +95,17 @@ impl Machine<'_> {
         }
         args.two("-chardev", with_path("file,id=console,path=", self.console));
         args.two("-serial", "chardev:console");
+        // QEMU connects while it starts, and ends if nobody listens.
+        if let Some(path) = self.qmp {
+            args.two("-chardev", with_path("socket,id=qmp,path=", path));
+            args.two("-mon", "chardev=qmp,mode=control");
+        }
+        // Does not change the accelerator: that needs `-accel qtest`. Without the log option each command is logged to
+        // standard error.
+        if let Some(path) = self.qtest {
+            args.two("-qtest", with_path("unix:", path));
+            args.two("-qtest-log", "none");
+        }
         args.two("-kernel", self.kernel);
         args.two("-initrd", self.initramfs);
         args.two("-append", COMMAND_LINE);
@@ -88,13 +113,16 @@ impl Machine<'_> {
         // 4 MiB of the one and 1 of the other.
         args.two(
             "-device",
-            "pcie-root-port,id=root-port,bus=pcie.0,addr=0x2,slot=1,chassis=1,mem-reserve=32M,pref64-reserve=64M",
+            format!(
+                "pcie-root-port,id=root-port,bus=pcie.0,addr={BRIDGE_DEVICE:#x},slot=1,chassis=1,\
+                 mem-reserve=32M,pref64-reserve=64M"
+            ),
         );
         // QEMU pairs VFs with their PF by `sriov-pf`; the VFs have to be there first.
         for number in (1..=self.vfs).rev() {
-            self.function(&mut args, FunctionId::Vf(number), number, &socket);
+            self.function(&mut args, FunctionId::Vf(number), &socket);
         }
-        self.function(&mut args, FunctionId::Pf, 0, &socket);
+        self.function(&mut args, FunctionId::Pf, &socket);
         args.two(
             "-chardev",
             with_path("socket,id=c-mailbox,path=", &socket(FunctionId::Mailbox)),
@@ -110,37 +138,71 @@ impl Machine<'_> {
         &self,
         args: &mut Arguments,
         function: FunctionId,
-        number: u16,
         socket: &impl Fn(FunctionId) -> PathBuf,
     ) {
-        let (device, place) = (number >> 3, number & 7);
-        let (queues, mq) = (
-            self.queue_pairs,
-            if self.queue_pairs > 1 { ",mq=on" } else { "" },
-        );
-        let role = if number == 0 {
-            ",id=pf"
-        } else {
-            ",sriov-pf=pf"
-        };
         args.two(
             "-chardev",
             with_path(&format!("socket,id=c-{function},path="), &socket(function)),
         );
         args.two(
             "-netdev",
-            format!("vhost-user,id=n-{function},chardev=c-{function},queues={queues}"),
-        );
-        args.two(
-            "-device",
             format!(
-                "virtio-net-pci,bus=root-port,addr={device:#x}.{place:#x},netdev=n-{function}{mq},\
-                 mac=52:54:00:76:{:02x}:{:02x}{role}",
-                number >> 8,
-                number & 0xff
+                "vhost-user,id=n-{function},chardev=c-{function},queues={}",
+                self.queue_pairs
             ),
         );
+        let properties: Vec<String> = properties(function, self.queue_pairs)
+            .into_iter()
+            .map(|(name, value)| match value {
+                // The driver comes first, by its name alone.
+                Value::String(text) if name == "driver" => text,
+                Value::String(text) => format!("{name}={text}"),
+                Value::Bool(true) => format!("{name}=on"),
+                Value::Bool(false) => format!("{name}=off"),
+                other => format!("{name}={other}"),
+            })
+            .collect();
+        args.two("-device", properties.join(","));
     }
+}
+
+/// The id of a function's device in QEMU.
+pub fn device_id(function: FunctionId) -> String {
+    function.to_string()
+}
+
+/// The PCI device of the PF or of a VF for QMP's `device_add` (qapi/qdev.json), the same as the one on the command line.
+/// `queue_pairs` must be the machine's. The network back end is another object: it stays when the device goes.
+pub fn function_device(function: FunctionId, queue_pairs: u16) -> Value {
+    let properties = properties(function, queue_pairs).into_iter();
+    let properties: Map<String, Value> = properties
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect();
+    Value::Object(properties)
+}
+
+fn properties(function: FunctionId, queue_pairs: u16) -> Vec<(&'static str, Value)> {
+    let number = match function {
+        FunctionId::Vf(number) => number,
+        FunctionId::Pf | FunctionId::Mailbox => 0,
+    };
+    let (device, place) = (number >> 3, number & 7);
+    let mac = format!("52:54:00:76:{:02x}:{:02x}", number >> 8, number & 0xff);
+    let mut properties = vec![
+        ("driver", "virtio-net-pci".into()),
+        ("bus", "root-port".into()),
+        ("addr", format!("{device:#x}.{place:#x}").into()),
+        ("netdev", format!("n-{function}").into()),
+    ];
+    if queue_pairs > 1 {
+        properties.push(("mq", true.into()));
+    }
+    properties.push(("mac", mac.into()));
+    if number > 0 {
+        properties.push(("sriov-pf", device_id(FunctionId::Pf).into()));
+    }
+    properties.push(("id", device_id(function).into()));
+    properties
 }
 
 struct Arguments(Vec<OsString>);
@@ -176,6 +238,8 @@ mod tests {
             vfs: 9,
             queue_pairs: 2,
             no_reboot: true,
+            qmp: Some(Path::new("s/qmp")),
+            qtest: None,
         };
         let args: Vec<String> = machine
             .arguments(|function| PathBuf::from(format!("s/{function}.sock")))
@@ -193,5 +257,14 @@ mod tests {
         assert!(at("addr=0x0.0x1,netdev=n-vf1") < at("addr=0x0.0x0,netdev=n-pf"));
         assert!(at("path=s/mailbox.sock") < at("virtio-id=38"));
         assert!(args.contains(&"vhost-user,id=n-pf,chardev=c-pf,queues=2".to_owned()));
+        assert!(at("socket,id=qmp,path=s/qmp") < at("chardev=qmp,mode=control"));
+        assert!(!args.contains(&"-qtest".to_owned()));
+        assert_eq!(
+            function_device(FunctionId::Vf(9), 2),
+            serde_json::json!({
+                "driver": "virtio-net-pci", "bus": "root-port", "addr": "0x1.0x1", "netdev": "n-vf9",
+                "mq": true, "mac": "52:54:00:76:00:09", "sriov-pf": "pf", "id": "vf9",
+            })
+        );
     }
 }

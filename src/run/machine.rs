@@ -124,6 +124,8 @@ impl<'a> Machine<'a> {
             vfs: config.scenario.vfs,
             queue_pairs: 1,
             no_reboot: true,
+            qmp: None,
+            qtest: None,
         };
         let arguments = hardware.arguments(|function| backend.socket(function));
         events.emit(EventKind::Phase {

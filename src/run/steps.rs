@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What the guest's shell is told: bringing the device up, tearing it down, bringing it back.
 
-use crate::qemu::machine::{BRIDGE_ADDRESS, PF_ADDRESS, SLOT_DIR};
+use crate::qemu::machine::{BRIDGE_ADDRESS, PF_ADDRESS, SLOT_DIRECTORY};
 use crate::scenario::{Actuator, PfDriver, Scenario, Teardown, Unplug};
 
 const DRIVERS: &str = "/sys/bus/pci/drivers";
@@ -68,7 +68,7 @@ pub(super) fn teardown(scenario: &Scenario) -> String {
         }
         Teardown::NumvfsOn => format!("echo {vfs} >{pf}/sriov_numvfs"),
         Teardown::Bind => format!("echo {PF_ADDRESS} >{DRIVERS}/{driver}/bind"),
-        Teardown::SlotPowerOff => format!("echo 0 >{SLOT_DIR}/power"),
+        Teardown::SlotPowerOff => format!("echo 0 >{SLOT_DIRECTORY}/power"),
         Teardown::Reset => format!("echo 1 >{pf}/reset"),
     };
     // echo and printf are builtins of the guest's shell: no other task gets to do it.
@@ -99,7 +99,7 @@ pub(super) fn wait_for_pf() -> String {
 
 /// The guest's command that says what the unplug does.
 pub(super) fn unplug(unplug: &Unplug, number: u32) -> String {
-    crate::guest::plan::unplug_command(unplug, PF_ADDRESS, BRIDGE_ADDRESS, SLOT_DIR, number)
+    crate::guest::plan::unplug_command(unplug, PF_ADDRESS, BRIDGE_ADDRESS, SLOT_DIRECTORY, number)
 }
 
 /// Whether the module's own thread handles the unplug.

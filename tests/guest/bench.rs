@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use vfrace::device::{Backend, BackendConfig};
 use vfrace::event::{EventSink, GuestRecord, Observation};
-use vfrace::guest::control::Control;
+use vfrace::guest::control::{Control, Waiting};
 use vfrace::guest::initramfs::{self, Parts};
 use vfrace::guest::observations::Observations;
 use vfrace::guest::proto::{CommandKind, decode_report};
@@ -17,7 +17,11 @@ use vfrace::kernel::{BuiltKernel, Kernels};
 use vfrace::qemu::machine::{Machine, PF_ADDRESS};
 use vfrace::qemu::process::Process;
 use vfrace::qemu::provide::{provide, provide_busybox};
-use vfrace::qemu::{Accel, QemuBinary};
+use vfrace::qemu::qmp::Qmp;
+use vfrace::qemu::qtest::Qtest;
+use vfrace::qemu::slot::Slot;
+use vfrace::qemu::{Accel, Endpoint, QemuBinary};
+use vfrace::wire::WireHook;
 
 pub const PF: &str = PF_ADDRESS;
 
@@ -55,6 +59,9 @@ pub struct Guest {
     log: PathBuf,
     pub qemu: Option<Process>,
     pub backend: Backend,
+    vfs: u16,
+    queue_pairs: u16,
+    connections: Option<(Arc<Qmp>, Arc<Qtest>)>,
     _dir: tempfile::TempDir,
 }
 
@@ -63,6 +70,16 @@ const LIMIT: Duration = Duration::from_secs(90);
 impl Guest {
     /// Boots the base kernel with `vfs` VFs of `queue_pairs` queue pairs.
     pub fn boot(vfs: u16, queue_pairs: u16) -> Self {
+        let hook = |seen| -> Arc<dyn WireHook> { Injector::new(EventSink::discard(), seen) };
+        Self::boot_with(vfs, queue_pairs, hook)
+    }
+
+    /// Boots it with a hook of the test's own.
+    pub fn boot_with(
+        vfs: u16,
+        queue_pairs: u16,
+        hook: impl FnOnce(Observations) -> Arc<dyn WireHook>,
+    ) -> Self {
         let bench = bench();
         let dir = tempfile::Builder::new()
             .prefix("vfrace-")
@@ -74,7 +91,7 @@ impl Guest {
             socket_dir: dir.path().to_path_buf(),
             vfs,
             queue_pairs,
-            hook: Injector::new(EventSink::discard(), seen.clone()),
+            hook: hook(seen.clone()),
             events: EventSink::discard(),
             on_report: Box::new(move |bytes| report.push(decode_report(bytes).unwrap())),
         })
@@ -98,6 +115,8 @@ impl Guest {
             vfs,
             queue_pairs,
             no_reboot: false,
+            qmp: Some(&dir.path().join("qmp.sock")),
+            qtest: Some(&dir.path().join("qtest.sock")),
         }
         .arguments(|function| backend.socket(function));
         let control = Control::new(backend.mailbox(), seen.clone());
@@ -109,6 +128,9 @@ impl Guest {
             log,
             qemu: None,
             backend,
+            vfs,
+            queue_pairs,
+            connections: None,
             _dir: dir,
         };
         guest.start();
@@ -118,11 +140,27 @@ impl Guest {
     /// Starts a QEMU, in place of the one that ran, and waits for its guest.
     pub fn start(&mut self) {
         self.qemu = None;
+        let endpoint = |name| Endpoint::bind(&self.log.with_file_name(name)).unwrap();
+        let (qmp, qtest) = (endpoint("qmp.sock"), endpoint("qtest.sock"));
         let mark = self.seen.mark();
         let qemu = &bench().qemu;
         self.qemu =
             Some(Process::start(&qemu.command, &qemu.env, &self.arguments, &self.log).unwrap());
+        let qmp = Qmp::accept(qmp, LIMIT).unwrap();
+        let qtest = Qtest::accept(qtest, LIMIT).unwrap();
+        self.connections = Some((Arc::new(qmp), Arc::new(qtest)));
         self.wait_until_ready(mark);
+    }
+
+    /// QEMU's QMP.
+    pub fn qmp(&self) -> &Qmp {
+        &self.connections.as_ref().unwrap().0
+    }
+
+    /// The slot of this guest.
+    pub fn slot(&self) -> Slot {
+        let (qmp, qtest) = self.connections.clone().unwrap();
+        Slot::find(qmp, qtest, self.vfs, self.queue_pairs, LIMIT).unwrap()
     }
 
     /// A place to wait from.
@@ -137,6 +175,21 @@ impl Guest {
         assert!(up.is_ok(), "the guest did not boot: {}", self.console());
     }
 
+    /// Sends a line of shell and gives the wait for it: see [`Guest::ended`].
+    pub fn begin(&mut self, text: &str) -> Waiting {
+        let sent = self.control.send(CommandKind::Exec, text).unwrap();
+        self.control.waiting(sent)
+    }
+
+    /// What a line of shell printed that was begun. Fails the test if it failed.
+    pub fn ended(&self, text: &str, waiting: Waiting) -> String {
+        let done = waiting.done(LIMIT, || Ok::<(), ()>(()));
+        let (status, output) =
+            done.unwrap_or_else(|_| panic!("`{text}` did not end: {}", self.console()));
+        assert_eq!(status, 0, "`{text}` printed: {output}{}", self.console());
+        output
+    }
+
     /// Sends a line of shell and does not wait for it.
     pub fn send(&mut self, text: &str) {
         self.control.send(CommandKind::Exec, text).unwrap();
@@ -144,15 +197,12 @@ impl Guest {
 
     /// Runs a line of shell: what it printed. Fails the test if it fails.
     pub fn shell(&mut self, text: &str) -> String {
-        let sent = self.control.send(CommandKind::Exec, text).unwrap();
-        let done = self.control.waiting(sent).done(LIMIT, || Ok::<(), ()>(()));
-        let (status, output) =
-            done.unwrap_or_else(|_| panic!("`{text}` did not end: {}", self.console()));
-        assert_eq!(status, 0, "`{text}` printed: {output}{}", self.console());
-        output
+        let waiting = self.begin(text);
+        self.ended(text, waiting)
     }
 
-    fn console(&self) -> String {
+    /// What the guest has printed so far.
+    pub fn console(&self) -> String {
         let path: &Path = &self.log.with_file_name("console");
         String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned()
     }

@@ -31,7 +31,8 @@ fn ping(guest: &mut Guest, from: &str, to: u8) {
     );
 }
 
-fn ping_all(guest: &mut Guest) {
+/// Makes two VFs and sends frames from the PF and from one of them to another.
+pub fn ping_all(guest: &mut Guest) {
     guest.shell(&format!("echo 2 >/sys/bus/pci/devices/{PF}/sriov_numvfs"));
     for (number, function) in (1..).zip(["pf", "vf1", "vf2"]) {
         give_address(guest, function, number);

@@ -9,3 +9,4 @@ mod bench;
 mod campaign;
 mod frames;
 mod mishaps;
+mod slot;
