@@ -31,10 +31,13 @@
 //! both sides met ([`overlap`]). Known issues are listed and never change a verdict.
 
 pub mod console;
+pub mod deadlock;
 pub mod expect;
+pub mod holds;
 pub mod invariants;
 pub mod known;
 pub mod overlap;
+pub mod removals;
 mod report;
 mod rules;
 mod verdict;
@@ -49,4 +52,4 @@ pub use expect::{ExpectError, Expectations};
 pub use invariants::shows_double_removal;
 pub use known::{KnownError, KnownIssues};
 pub use report::Report;
-pub use verdict::{Judgement, judge};
+pub use verdict::{Judgement, judge, judge_round};
