@@ -209,11 +209,36 @@ impl<'a> Round<'a> {
         self.plan(scenario).iter().any(|step| step.returns)
     }
 
+    /// Whether the PF should be gone when the round has settled: by the teardown, or by an unplug that was fired. `None`
+    /// if that was refused, which can have more than one reason.
+    pub fn pf_goes(&self, scenario: &Scenario) -> Option<bool> {
+        if scenario.teardown.removes_pf() {
+            return Some(true);
+        }
+        let fired = self.fired();
+        if fired.is_empty() || !scenario.unplug.is_some_and(|unplug| unplug.removes_pf()) {
+            return Some(false);
+        }
+        let refused = |number: &u32| {
+            let done = self.unplugged(*number).map(|r| &r.what);
+            matches!(done, Some(Observation::UnplugDone { status, .. }) if *status != 0)
+        };
+        match fired.iter().any(|(number, _)| refused(number)) {
+            true => None,
+            false => Some(true),
+        }
+    }
+
     /// How many VFs there should be when the round has settled.
     pub fn expected_vfs(&self, scenario: &Scenario) -> RangeInclusive<u64> {
         let all = u64::from(scenario.vfs);
-        if scenario.removes_pf() || !scenario.teardown.ends_with_vfs() {
+        if !scenario.teardown.ends_with_vfs() {
             return 0..=0;
+        }
+        match self.pf_goes(scenario) {
+            Some(true) => return 0..=0,
+            None => return 0..=all,
+            Some(false) => {}
         }
         // Whichever side comes last decides.
         let switched_off = scenario
@@ -256,13 +281,14 @@ impl<'a> Round<'a> {
     /// How many VFs are created in a round, where that is certain.
     fn expected_creations(&self, scenario: &Scenario) -> Option<u64> {
         let vfs = u64::from(scenario.vfs);
-        let certain = scenario.teardown.begins_with_vfs() || !scenario.removes_pf();
+        let stays = self.pf_goes(scenario) == Some(false);
+        let certain = scenario.teardown.begins_with_vfs() || stays;
         if !certain || self.fails_by_design(scenario) {
             return None;
         }
         match scenario.teardown {
             // Its second half does not come about when the PF goes.
-            Teardown::NumvfsCycle if scenario.removes_pf() => None,
+            Teardown::NumvfsCycle if !stays => None,
             Teardown::NumvfsCycle => Some(vfs * 2),
             _ => Some(vfs),
         }
@@ -303,7 +329,7 @@ impl<'a> Round<'a> {
                 }
                 _ => {}
             }
-            if scenario.removes_pf() && after.pf_references != -1 {
+            if self.pf_goes(scenario) == Some(true) && after.pf_references != -1 {
                 missing.push("the PF was still there after its removal".to_owned());
             }
         }
@@ -314,7 +340,7 @@ impl<'a> Round<'a> {
         }
         let removals = self.removals();
         let takes_all_away = scenario.teardown.begins_with_vfs()
-            && (scenario.teardown != Teardown::Reset || scenario.removes_pf());
+            && (scenario.teardown != Teardown::Reset || self.pf_goes(scenario) == Some(true));
         let all = (1..=scenario.vfs).map(FunctionId::Vf);
         for vf in all.filter(|_| takes_all_away) {
             // Those that it brings up again are another matter.

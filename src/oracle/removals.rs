@@ -39,6 +39,8 @@ pub struct Removal {
     pub deleted: u32,
     /// Callers, innermost first, without offsets and without our own wrappers.
     pub stack: Vec<String>,
+    /// Entries without a return. A function that is wrapped is entered twice, by its caller and by the wrapper.
+    open: u32,
 }
 
 impl Removal {
@@ -69,14 +71,17 @@ impl Round<'_> {
                     if call != REMOVE && call != DELETE {
                         continue;
                     }
-                    if call == DELETE {
-                        let around = removals.iter_mut().rev().find(|r| {
-                            r.whole && r.vf == *vf && r.pid == record.pid && r.ended.is_none()
-                        });
-                        if let Some(around) = around {
-                            around.deleted = around.deleted.saturating_add(1);
-                            continue;
-                        }
+                    let whole = call == REMOVE;
+                    let around = removals.iter_mut().rev().find(|r| {
+                        (r.whole || !whole)
+                            && r.vf == *vf
+                            && r.pid == record.pid
+                            && r.ended.is_none()
+                    });
+                    if let Some(around) = around {
+                        around.open = around.open.saturating_add(u32::from(around.whole == whole));
+                        around.deleted = around.deleted.saturating_add(u32::from(!whole));
+                        continue;
                     }
                     removals.push(Removal {
                         vf: *vf,
@@ -86,9 +91,10 @@ impl Round<'_> {
                         comm: record.comm.clone(),
                         began: record.guest_ns,
                         ended: None,
-                        whole: call == REMOVE,
-                        deleted: u32::from(call == DELETE),
+                        whole,
+                        deleted: u32::from(!whole),
                         stack: frames(stack),
+                        open: 1,
                     });
                 }
                 Observation::Return { call, function } => {
@@ -104,7 +110,8 @@ impl Round<'_> {
                             && function.is_none_or(|f| f == r.vf)
                     };
                     if let Some(removal) = removals.iter_mut().rev().find(mine) {
-                        removal.ended = Some(record.guest_ns);
+                        removal.open = removal.open.saturating_sub(1);
+                        removal.ended = (removal.open == 0).then_some(record.guest_ns);
                     }
                 }
                 _ => {}

@@ -452,6 +452,61 @@ fn what_is_below_a_bridge_is_removed_by_its_deletion() {
 }
 
 #[test]
+fn an_unplug_that_was_not_fired_takes_no_pf() {
+    let surprise = (Actuator::PciehpSurprise, Target::Slot);
+    let scenario = made(Teardown::NumvfsOn, Some(surprise), 1);
+    let judgement = brought_up(3, |_| {}).judge(&scenario);
+    assert_eq!(judgement.verdict, Verdict::Inconclusive);
+    assert!(judgement.findings.is_empty(), "{}", told(&judgement));
+    says(&judgement, "no unplug was fired");
+}
+
+#[test]
+fn wrapped_functions_are_entered_once() {
+    let mut tape = Tape::booted("base");
+    tape.arm(1);
+    let call = "pci_stop_and_remove_bus_device";
+    for vf in (1..=3).map(FunctionId::Vf) {
+        let callers = ["pci_iov_remove_virtfn+0x2ab/0x4d0", "sriov_disable"];
+        tape.enter(TEARDOWN, call, vf, &callers);
+        let wrapped: Vec<&str> = ["vfrace_wrapped", "[vfrace]", "wrap_7", "[vfrace]"]
+            .into_iter()
+            .chain(callers)
+            .collect();
+        tape.enter(TEARDOWN, call, vf, &wrapped);
+        tape.enter(TEARDOWN, "device_del", vf, &["pci_destroy_dev"]);
+        tape.leave(TEARDOWN, "device_del", vf);
+        tape.leave(TEARDOWN, call, vf);
+        tape.leave(TEARDOWN, call, vf);
+    }
+    tape.leave(TEARDOWN, "sriov_disable", FunctionId::Pf);
+    tape.settle(1);
+    tape.finish();
+    let judgement = tape.judge(&made(Teardown::Unbind, None, 1));
+    assert_eq!(judgement.verdict, Verdict::Pass, "{}", told(&judgement));
+    // and a chain shows nothing of it
+    let mut tape = Tape::booted("base");
+    tape.quiet_with(|tape, at_end| {
+        if !at_end {
+            let callers = [
+                "wrap_7+0x1/0x2",
+                "[vfrace]",
+                "pci_iov_remove_virtfn",
+                "remove_store",
+            ];
+            tape.enter(HANDLER, call, FunctionId::Vf(2), &callers);
+            tape.leave(HANDLER, call, FunctionId::Vf(2));
+        }
+    });
+    let judgement = tape.judge(&made(Teardown::Unbind, None, 1));
+    assert_eq!(judgement.verdict, Verdict::DoubleRemoval);
+    says(
+        &judgement,
+        "(vfrace, pid 40, CPU 1): pci_iov_remove_virtfn <- remove_store",
+    );
+}
+
+#[test]
 fn what_is_wanted_is_no_known_issue() {
     let mut tape = Tape::booted("base");
     tape.quiet(1);

@@ -67,7 +67,7 @@ impl Case<'_> {
         let (was, is) = (before.pf_references, after.pf_references);
         let alive = round.expected_vfs(self.scenario);
         let (fewest, most) = (*alive.start(), *alive.end());
-        if !self.scenario.removes_pf() {
+        if round.pf_goes(self.scenario) == Some(false) {
             let expected = round.expected_references(self.scenario).unwrap_or(was);
             let title = format!("PF reference count {was} -> {is}, expected {expected}");
             match is.cmp(&expected) {

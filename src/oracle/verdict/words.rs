@@ -188,10 +188,11 @@ pub(super) fn round(scenario: &Scenario, round: &Round<'_>, evidence: &mut Vec<S
         let created = after.vfs_created.saturating_sub(before.vfs_created);
         let released = after.vfs_released.saturating_sub(before.vfs_released);
         let expected = round.expected_references(scenario).unwrap_or(was);
-        let pf = match (scenario.removes_pf(), is) {
-            (true, -1) => "PF removed, as it should be".to_owned(),
-            (true, _) => format!("the PF was not removed, its reference count is {is}"),
-            (false, _) => format!("PF reference count {was} -> {is}, expected {expected}"),
+        let pf = match (round.pf_goes(scenario), is) {
+            (Some(true), -1) => "PF removed, as it should be".to_owned(),
+            (None, -1) => "PF removed".to_owned(),
+            (Some(true), _) => format!("the PF was not removed, its reference count is {is}"),
+            _ => format!("PF reference count {was} -> {is}, expected {expected}"),
         };
         say(format!("{pf}; {created} VFs created, {released} released"));
     }
