@@ -125,7 +125,7 @@ impl Round<'_> {
             ),
             some => {
                 let itself = |side: &&Side| !side.lock.is_empty() && side.owner == side.pid;
-                let prefix = match some.iter().any(|side| itself(side)) {
+                let prefix = match some.iter().any(itself) {
                     true => "self-deadlock: ",
                     false => "",
                 };
