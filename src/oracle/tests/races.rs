@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Races other than that of an unbind with the unplug of a VF.
 
+use super::deadlock::{RL, WAITS_IN_DISABLE, WAITS_IN_REMOVE};
 use super::verdict::{classes, told};
 use crate::event::*;
 use crate::oracle::builder::{HANDLER, Kernel, TEARDOWN, Tape, fixture, known, race, scenario};
 use crate::oracle::{Judgement, judge, judge_round};
 use crate::scenario::{Actuator, Scenario, Teardown, Unplug};
 
-const AT_DISABLE: &str = "teardown/pf:call:sriov_disable#0@enter";
-const UNTIL_BLOCKED: &str = "teardown first; teardown/pf:call:sriov_disable#0@enter fire until \
+pub(super) const AT_DISABLE: &str = "teardown/pf:call:sriov_disable#0@enter";
+pub(super) const UNTIL_BLOCKED: &str = "teardown first; teardown/pf:call:sriov_disable#0@enter fire until \
                              other-blocked(device_lock(pf)) <=5000ms";
-const PF: Target = Target::Function(FunctionId::Pf);
+pub(super) const PF: Target = Target::Function(FunctionId::Pf);
 
 /// A scenario whose file does not matter here.
 fn made(teardown: Teardown, unplug: Option<(Actuator, Target)>, rounds: u32) -> Scenario {
@@ -20,7 +21,7 @@ fn made(teardown: Teardown, unplug: Option<(Actuator, Target)>, rounds: u32) -> 
     made
 }
 
-fn unbind_vs_remove() -> Scenario {
+pub(super) fn unbind_vs_remove() -> Scenario {
     made(Teardown::Unbind, Some((Actuator::SysfsRemove, PF)), 1)
 }
 
@@ -105,97 +106,6 @@ fn tasks_that_follow_each_other_did_not_meet() {
     let judgement = tape.judge(&unbind_vs_remove());
     assert_eq!(judgement.verdict, Verdict::Inconclusive);
     says(&judgement, "the teardown was done before the handler began");
-}
-
-/// The stacks are those of the two tasks as sysrq-w would print them, with the module's wrappers.
-const WAITS_IN_DISABLE: [&str; 6] = [
-    "__mutex_lock+0x1/0x2",
-    "sriov_disable+0x34/0x140",
-    "wrap_12+0x10/0x20",
-    "[vfrace]",
-    "virtio_pci_remove",
-    "unbind_store",
-];
-const WAITS_IN_REMOVE: [&str; 5] = [
-    "mutex_lock",
-    "device_release_driver_internal",
-    "pci_stop_bus_device",
-    "remove_store",
-    "vfrace_wrapped",
-];
-
-/// Two tasks that did not come back, of which the guest says what `tell` says.
-fn stuck(tell: impl Fn(&mut Tape)) -> Judgement {
-    let mut tape = Tape::booted("v7");
-    tape.schedule = UNTIL_BLOCKED;
-    tape.ready(1);
-    tape.tears(1);
-    tape.at(TEARDOWN, AT_DISABLE);
-    tape.unplug("sysfs-remove", PF);
-    tape.goes_on(TEARDOWN, AT_DISABLE, HoldEnd::Reached);
-    tape.phase(Phase::Settle, 1);
-    tell(&mut tape);
-    tape.cut(false);
-    tape.judge(&unbind_vs_remove())
-}
-
-const RL: &str = "pci_rescan_remove_lock";
-
-#[test]
-fn a_deadlock_names_both_tasks_and_their_locks() {
-    let judgement = stuck(|tape| {
-        tape.state(Role::Teardown, RL, HANDLER, &WAITS_IN_DISABLE);
-        tape.state(Role::Unplug, "device_lock(pf)", TEARDOWN, &WAITS_IN_REMOVE);
-    });
-    assert_eq!((judgement.verdict, judgement.hits), (Verdict::Deadlock, 1));
-    insta::assert_snapshot!(told(&judgement));
-}
-
-#[test]
-fn other_hangs_are_told_apart() {
-    let title = |tell: &dyn Fn(&mut Tape)| {
-        let judgement = stuck(tell);
-        assert_eq!(judgement.verdict, Verdict::Deadlock);
-        judgement.findings[0].title.clone()
-    };
-    let both = |lock: &'static str, owner, other: &'static str, owns| {
-        title(&move |tape: &mut Tape| {
-            tape.state(Role::Teardown, lock, owner, &["schedule", "sriov_disable"]);
-            tape.state(
-                Role::Unplug,
-                other,
-                owns,
-                &["schedule", "synchronize_irq", "free_irq"],
-            );
-        })
-    };
-    let titles = [
-        both(RL, TEARDOWN, RL, TEARDOWN),
-        both(RL, 777, "device_lock(pf)", TEARDOWN),
-        both(RL, HANDLER, "", 0),
-        both(RL, 0, "0xffff888004c7a0a8", 5),
-    ];
-    insta::assert_snapshot!(titles.join("\n"));
-}
-
-#[test]
-fn only_tasks_that_did_not_come_back_count() {
-    let mut tape = Tape::booted("v7");
-    tape.ready(1);
-    tape.tears(1);
-    let event = tape.unplug("sysfs-remove", PF);
-    tape.unplugged(event, 0);
-    tape.phase(Phase::Settle, 1);
-    tape.state(Role::Teardown, RL, HANDLER, &["schedule"]);
-    tape.state(Role::Unplug, "device_lock(pf)", TEARDOWN, &["schedule"]);
-    tape.cut(false);
-    let judgement = tape.judge(&unbind_vs_remove());
-    assert_eq!(judgement.verdict, Verdict::Deadlock);
-    assert_eq!(
-        judgement.findings[0].title,
-        "teardown (sh, pid 88) waits for pci_rescan_remove_lock, held by unplug handler (vfrace-unplug, pid 40), \
-         which came back with it"
-    );
 }
 
 /// VFs that are brought up, in a round that begins without any.
@@ -353,6 +263,70 @@ fn a_command_may_fail_where_the_schedule_has_it_fail() {
     let judgement = tape.judge(&made(Teardown::Unbind, None, 1));
     assert_eq!(judgement.verdict, Verdict::Inconclusive);
     says(&judgement, "the teardown's command failed");
+}
+
+/// A roll-back that removes a VF while the platform does.
+#[test]
+fn a_roll_back_meets_the_removal_of_a_vf() {
+    let platform = (Actuator::Platform, Target::Function(FunctionId::Vf(2)));
+    let scenario = made(Teardown::Bind, Some(platform), 1);
+    let run = |locked: bool, forced: bool| {
+        let add = "teardown/vf3:call:pci_iov_add_virtfn#0@enter";
+        let mut tape = Tape::booted("base");
+        tape.schedule = "teardown first; teardown/vf3:call:pci_iov_add_virtfn#0@enter return -12; \
+                         teardown/vf2:call:device_del#0@enter fire until other-committed <=100ms";
+        tape.vfs = 0;
+        tape.ready(1);
+        tape.tears(1);
+        tape.enter(TEARDOWN, "sriov_enable", FunctionId::Pf, &[]);
+        if locked {
+            tape.lock(TEARDOWN);
+        }
+        tape.add(TEARDOWN, 1);
+        tape.add(TEARDOWN, 2);
+        if forced {
+            tape.at(TEARDOWN, add);
+        }
+        tape.removal_begins(TEARDOWN, 2);
+        let event = tape.fire();
+        tape.seen(event);
+        if locked {
+            tape.guest(HANDLER, Observation::LockWait { owner: TEARDOWN });
+        } else {
+            tape.lock(HANDLER);
+            tape.removal_begins(HANDLER, 2);
+        }
+        tape.removal_ends(TEARDOWN, 2);
+        tape.remove(TEARDOWN, 1);
+        if locked {
+            tape.guest(TEARDOWN, Observation::LockRelease);
+            tape.guest(HANDLER, Observation::LockTaken { nested: false });
+        } else {
+            tape.removal_ends(HANDLER, 2);
+        }
+        tape.guest(HANDLER, Observation::LockRelease);
+        tape.unplugged(event, 0);
+        tape.leave(TEARDOWN, "sriov_enable", FunctionId::Pf);
+        tape.fails();
+        tape.settled(1, 0);
+        tape.finish();
+        tape.judge(&scenario)
+    };
+    let judgement = run(false, true);
+    assert_eq!(judgement.verdict, Verdict::DoubleRemoval);
+    says(
+        &judgement,
+        "after sriov_enable began and did not wait; both removals ran together",
+    );
+    let judgement = run(true, true);
+    assert_eq!(judgement.verdict, Verdict::Pass, "{}", told(&judgement));
+    // without the error there was no roll-back to meet
+    let judgement = run(true, false);
+    assert_eq!(judgement.verdict, Verdict::Inconclusive);
+    says(
+        &judgement,
+        "the point teardown/vf3:call:pci_iov_add_virtfn#0@enter was never reached",
+    );
 }
 
 #[test]
