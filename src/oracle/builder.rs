@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::event::*;
 use crate::scenario::{Scenario, load};
 
-use super::{Judgement, KnownIssues, judge};
+use super::{Judgement, KnownIssues, judge, judge_round};
 
 /// The teardown's task, the handler's, init.
 pub(crate) const TEARDOWN: u32 = 88;
@@ -26,6 +26,10 @@ pub(crate) struct Tape {
     pub events: Vec<Event>,
     pub console: Vec<u8>,
     pub references: i64,
+    /// The schedule that is recorded with each round.
+    pub schedule: &'static str,
+    /// VFs that the next rounds bring up before they are armed.
+    pub vfs: u64,
     next: u64,
     clock: u64,
     created: u64,
@@ -75,6 +79,8 @@ impl Tape {
             events: Vec::new(),
             console: b"Linux version 7.2.12\n".to_vec(),
             references: 9,
+            schedule: "teardown first",
+            vfs: 3,
             next: 0,
             clock: 4_000_000_000,
             created: 0,
@@ -216,16 +222,23 @@ impl Tape {
         self.leave(pid, "pci_stop_and_remove_bus_device", FunctionId::Vf(vf));
     }
 
-    fn remove(&mut self, pid: u32, vf: u16) {
+    pub fn remove(&mut self, pid: u32, vf: u16) {
         self.removal_begins(pid, vf);
         self.removal_ends(pid, vf);
     }
 
-    /// Up to the beginning of the teardown.
-    pub fn arm(&mut self, round: u32) {
+    /// Up to where the schedule begins.
+    pub fn ready(&mut self, round: u32) {
         self.measure("before", self.references);
-        self.created += 3;
+        self.created += self.vfs;
         self.phase(Phase::Armed, round);
+        self.push(EventKind::Schedule {
+            text: self.schedule.into(),
+        });
+    }
+
+    /// The teardown's task begins.
+    pub fn tears(&mut self, round: u32) {
         self.phase(Phase::Teardown, round);
         self.guest(
             TEARDOWN,
@@ -233,6 +246,12 @@ impl Tape {
                 role: "teardown".into(),
             },
         );
+    }
+
+    /// Up to the beginning of the teardown.
+    pub fn arm(&mut self, round: u32) {
+        self.ready(round);
+        self.tears(round);
         self.enter(
             TEARDOWN,
             "sriov_disable",
@@ -268,9 +287,81 @@ impl Tape {
         );
     }
 
+    /// An unplug that is not of a VF by the platform is ordered, and its handler begins.
+    pub fn unplug(&mut self, actuator: &str, target: Target) -> u32 {
+        self.unplugs += 1;
+        let number = self.unplugs;
+        self.push(EventKind::UnplugFired {
+            actuator: actuator.into(),
+            target,
+            number,
+        });
+        self.guest(
+            HANDLER,
+            Observation::UnplugSeen {
+                event: number,
+                function: target.function(),
+            },
+        );
+        number
+    }
+
+    pub fn unplugged(&mut self, event: u32, status: i32) {
+        self.guest(HANDLER, Observation::UnplugDone { event, status });
+    }
+
+    /// A task is at a call point, and is held there.
+    pub fn at(&mut self, pid: u32, point: &str) {
+        let point = point.to_owned();
+        self.guest(pid, Observation::Point { point });
+    }
+
+    /// The hold there is over.
+    pub fn goes_on(&mut self, pid: u32, point: &str, end: HoldEnd) {
+        let point = point.to_owned();
+        let held_ns = 2_500_000;
+        self.guest(
+            pid,
+            Observation::HoldOver {
+                point,
+                held_ns,
+                end,
+            },
+        );
+    }
+
+    /// The guest says where a side is.
+    pub fn state(&mut self, role: Role, lock: &str, owner: u32, stack: &[&str]) {
+        let (task, name) = match role {
+            Role::Teardown => (TEARDOWN, "sh"),
+            Role::Unplug => (HANDLER, "vfrace-unplug"),
+        };
+        self.guest(
+            INIT,
+            Observation::TaskState {
+                role,
+                task,
+                name: name.into(),
+                lock: lock.into(),
+                owner,
+                stack: stack.iter().map(|s| (*s).to_owned()).collect(),
+            },
+        );
+    }
+
+    /// A VF is brought up by a task.
+    pub fn add(&mut self, pid: u32, vf: u16) {
+        let vf = FunctionId::Vf(vf);
+        self.enter(pid, "pci_iov_add_virtfn", vf, &["sriov_enable"]);
+        self.created += 1;
+        self.leave(pid, "pci_iov_add_virtfn", vf);
+    }
+
     /// A round in which the VF 2 is unplugged in the middle of its removal.
     pub fn raced(&mut self, round: u32, kernel: Kernel) {
         let locked = kernel == Kernel::Locked;
+        self.schedule =
+            "teardown first; vf2:wire:GET_VRING_BASE#0@request fire until other-committed <=100ms";
         self.arm(round);
         if locked {
             self.lock(TEARDOWN);
@@ -331,12 +422,28 @@ impl Tape {
         self.finish();
     }
 
-    /// Both are back.
+    /// Both are back, and all VFs are gone.
     pub fn settle(&mut self, round: u32) {
         self.done();
-        self.released += 3;
+        self.settled(round, 0);
+    }
+
+    /// Both are back, and so many VFs are there.
+    pub fn settled(&mut self, round: u32, left: u64) {
+        self.released = self.created - left;
         self.phase(Phase::Settle, round);
-        self.measure("after", self.references);
+        self.measure("after", self.references + left as i64);
+    }
+
+    /// The teardown's command ends with an error.
+    pub fn fails(&mut self) {
+        self.guest(
+            INIT,
+            Observation::Done {
+                command: 7,
+                status: 1,
+            },
+        );
     }
 
     /// The last step.
@@ -367,6 +474,10 @@ impl Tape {
                 _ => None,
             });
         change(last.unwrap());
+    }
+
+    pub fn judge_round(&self, scenario: &Scenario, round: u32) -> Judgement {
+        judge_round(scenario, &self.events, &self.console, &known(), round)
     }
 
     pub fn judge(&self, scenario: &Scenario) -> Judgement {

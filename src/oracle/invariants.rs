@@ -1,18 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the guest's own records say about a round: who removed which VF how often, whether every count came back,
-//! whether both tasks did. Pure functions over events.
+//! What the guest's own records say about a round: whether every count came back, whether both tasks did, what is not
+//! known. Pure functions over events.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
+use std::collections::BTreeMap;
+use std::ops::{Range, RangeInclusive};
 
+use super::rules::Rules;
 use crate::event::{
     Event, EventKind, FunctionId, GuestRecord, Invariants, Observation, Phase, Target,
 };
-
-/// The removal of one PCI function, VF or not (drivers/pci/remove.c).
-pub const REMOVE: &str = "pci_stop_and_remove_bus_device";
-/// Its caller for a VF: behind its lookup of the VF (drivers/pci/iov.c).
-pub const REMOVE_VF: &str = "pci_iov_remove_virtfn";
+use crate::scenario::{Actuator, Scenario, Teardown};
 
 /// One round of a recording.
 #[derive(Clone, Debug)]
@@ -29,25 +26,6 @@ pub struct Round<'a> {
     pub after: Option<&'a Invariants>,
 }
 
-/// A run of a VF's removal body.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Removal {
-    /// The VF.
-    pub vf: FunctionId,
-    /// Task, CPU and name of who removed it.
-    pub pid: u32,
-    /// The CPU.
-    pub cpu: u32,
-    /// The task's name.
-    pub comm: String,
-    /// Guest time of the entry, nanoseconds.
-    pub began: u64,
-    /// Guest time of the return, if it returned.
-    pub ended: Option<u64>,
-    /// Callers, innermost first, without offsets.
-    pub stack: Vec<String>,
-}
-
 /// A task and the last thing that it did with pci_rescan_remove_lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LockState {
@@ -57,9 +35,21 @@ pub enum LockState {
     Holds,
 }
 
-/// A name without the offset behind `+`.
+/// A name without the offset behind `+` and without the compiler's suffix for a part of a function.
 pub fn symbol(entry: &str) -> &str {
-    entry.split(['+', ' ']).next().unwrap_or(entry)
+    entry.split(['+', ' ', '.']).next().unwrap_or(entry)
+}
+
+/// The functions of a stack that the guest reported, without the names of modules (`[vfrace]`) and without the functions
+/// that the module puts around call points.
+pub fn frames(stack: &[String]) -> Vec<String> {
+    let names = stack.iter().map(|entry| symbol(entry));
+    names
+        .filter(|name| {
+            !name.is_empty() && !name.starts_with('[') && !Rules::built_in().is_wrapper(name)
+        })
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The guest's records among events.
@@ -130,61 +120,39 @@ impl<'a> Round<'a> {
             .find(|r| matches!(&r.what, Observation::Task { role } if role == "teardown"))
     }
 
-    /// The runs of removal bodies of VFs, in order of their beginning: entries of [`REMOVE`] called by [`REMOVE_VF`].
-    pub fn removals(&self) -> Vec<Removal> {
-        let mut removals: Vec<Removal> = Vec::new();
-        for record in self.records() {
-            match &record.what {
-                Observation::Enter {
-                    call,
-                    function: Some(vf @ FunctionId::Vf(_)),
-                    stack,
-                } if symbol(call) == REMOVE
-                    && stack
-                        .first()
-                        .is_some_and(|caller| symbol(caller) == REMOVE_VF) =>
-                {
-                    removals.push(Removal {
-                        vf: *vf,
-                        pid: record.pid,
-                        cpu: record.cpu,
-                        comm: record.comm.clone(),
-                        began: record.guest_ns,
-                        ended: None,
-                        stack: stack.iter().map(|s| symbol(s).to_owned()).collect(),
-                    });
-                }
-                Observation::Return { call, function } if symbol(call) == REMOVE => {
-                    let mine = |r: &&mut Removal| {
-                        r.ended.is_none()
-                            && r.pid == record.pid
-                            && function.is_none_or(|f| f == r.vf)
-                    };
-                    if let Some(removal) = removals.iter_mut().rev().find(mine) {
-                        removal.ended = Some(record.guest_ns);
-                    }
-                }
-                _ => {}
-            }
-        }
-        removals.sort_by_key(|r| r.began);
-        removals
-    }
-
-    /// The exit status of the teardown's command, if it came back: the first `Done` of the phase Teardown.
-    pub fn teardown_status(&self) -> Option<i32> {
+    /// The end of the teardown's command, if it came back: the first `Done` of the phase Teardown. With its exit status.
+    pub fn teardown_done(&self) -> Option<(&'a GuestRecord, i32)> {
         let mut phase = Phase::Armed;
         self.events.iter().find_map(|event| match &event.kind {
             EventKind::Phase { phase: now, .. } => {
                 phase = *now;
                 None
             }
-            EventKind::Guest(GuestRecord {
-                what: Observation::Done { status, .. },
-                ..
-            }) if phase == Phase::Teardown => Some(*status),
+            EventKind::Guest(record) if phase == Phase::Teardown => match record.what {
+                Observation::Done { status, .. } => Some((record, status)),
+                _ => None,
+            },
             _ => None,
         })
+    }
+
+    /// The exit status of the teardown's command, if it came back.
+    pub fn teardown_status(&self) -> Option<i32> {
+        self.teardown_done().map(|(_, status)| status)
+    }
+
+    /// Whether the task handled one of the round's unplugs.
+    pub fn is_handler(&self, pid: u32) -> bool {
+        let handles = |n: &u32| self.seen(*n).is_some_and(|r| r.pid == pid);
+        self.fired().iter().any(|(n, _)| handles(n))
+    }
+
+    /// Whether the task is one of the two and did not come back.
+    pub fn not_back(&self, pid: u32) -> bool {
+        let tears = self.teardown().is_some_and(|t| t.pid == pid);
+        let handles =
+            |n: &u32| self.seen(*n).is_some_and(|r| r.pid == pid) && self.unplugged(*n).is_none();
+        (tears && self.teardown_status().is_none()) || self.fired().iter().any(|(n, _)| handles(n))
     }
 
     /// Numbers and targets of the unplugs that were fired.
@@ -236,8 +204,98 @@ impl<'a> Round<'a> {
         states
     }
 
+    /// A step of the schedule has a function fail: commands may then fail as well.
+    pub fn fails_by_design(&self, scenario: &Scenario) -> bool {
+        self.plan(scenario).iter().any(|step| step.returns)
+    }
+
+    /// Whether the PF should be gone when the round has settled: by the teardown, or by an unplug that was fired. `None`
+    /// if that was refused, which can have more than one reason.
+    pub fn pf_goes(&self, scenario: &Scenario) -> Option<bool> {
+        if scenario.teardown.removes_pf() {
+            return Some(true);
+        }
+        let fired = self.fired();
+        if fired.is_empty() || !scenario.unplug.is_some_and(|unplug| unplug.removes_pf()) {
+            return Some(false);
+        }
+        let refused = |number: &u32| {
+            let done = self.unplugged(*number).map(|r| &r.what);
+            matches!(done, Some(Observation::UnplugDone { status, .. }) if *status != 0)
+        };
+        match fired.iter().any(|(number, _)| refused(number)) {
+            true => None,
+            false => Some(true),
+        }
+    }
+
+    /// How many VFs there should be when the round has settled.
+    pub fn expected_vfs(&self, scenario: &Scenario) -> RangeInclusive<u64> {
+        let all = u64::from(scenario.vfs);
+        if !scenario.teardown.ends_with_vfs() {
+            return 0..=0;
+        }
+        match self.pf_goes(scenario) {
+            Some(true) => return 0..=0,
+            None => return 0..=all,
+            Some(false) => {}
+        }
+        // Whichever side comes last decides.
+        let switched_off = scenario
+            .unplug
+            .is_some_and(|u| matches!(u.actuator, Actuator::SysfsNumvfs | Actuator::SysfsUnbind));
+        if switched_off {
+            return 0..=all;
+        }
+        if self.fails_by_design(scenario) {
+            return match scenario.teardown.begins_with_vfs() {
+                true => 0..=all,
+                false => 0..=0,
+            };
+        }
+        let mut unplugged: Vec<FunctionId> = self
+            .removals()
+            .iter()
+            .filter(|r| self.is_handler(r.pid) && r.incarnation == self.creations(r.vf))
+            .map(|r| r.vf)
+            .collect();
+        unplugged.sort_unstable();
+        unplugged.dedup();
+        let left = all.saturating_sub(unplugged.len() as u64);
+        left..=left
+    }
+
+    /// The reference count that the PF should have when the round has settled: that of before, and one for each VF that
+    /// is rightly there (pci_iov_scan_device() in drivers/pci/iov.c). `None` without both measurements.
+    pub fn expected_references(&self, scenario: &Scenario) -> Option<i64> {
+        let (before, after) = (self.before?, self.after?);
+        let created = after.vfs_created.saturating_sub(before.vfs_created);
+        let released = after.vfs_released.saturating_sub(before.vfs_released);
+        let alive = self.expected_vfs(scenario);
+        let rightly = created
+            .saturating_sub(released)
+            .clamp(*alive.start(), *alive.end());
+        Some(before.pf_references.saturating_add_unsigned(rightly))
+    }
+
+    /// How many VFs are created in a round, where that is certain.
+    fn expected_creations(&self, scenario: &Scenario) -> Option<u64> {
+        let vfs = u64::from(scenario.vfs);
+        let stays = self.pf_goes(scenario) == Some(false);
+        let certain = scenario.teardown.begins_with_vfs() || stays;
+        if !certain || self.fails_by_design(scenario) {
+            return None;
+        }
+        match scenario.teardown {
+            // Its second half does not come about when the PF goes.
+            Teardown::NumvfsCycle if !stays => None,
+            Teardown::NumvfsCycle => Some(vfs * 2),
+            _ => Some(vfs),
+        }
+    }
+
     /// What is missing for a verdict that this round was clean.
-    pub fn missing(&self, vfs: u16) -> Vec<String> {
+    pub fn missing(&self, scenario: &Scenario) -> Vec<String> {
         let mut missing = Vec::new();
         let mut need = |there: bool, what: &str| {
             if !there {
@@ -254,8 +312,9 @@ impl<'a> Round<'a> {
             self.teardown_status().is_some(),
             "the teardown's command did not end",
         );
+        let by_design = self.fails_by_design(scenario);
         need(
-            self.teardown_status().is_none_or(|s| s == 0),
+            by_design || self.teardown_status().is_none_or(|s| s == 0),
             "the teardown's command failed",
         );
         if let (Some(before), Some(after)) = (self.before, self.after) {
@@ -264,8 +323,14 @@ impl<'a> Round<'a> {
                 "the guest dropped observations",
             );
             let created = after.vfs_created.saturating_sub(before.vfs_created);
-            if created != u64::from(vfs) {
-                missing.push(format!("{created} VFs were created instead of {vfs}"));
+            match self.expected_creations(scenario) {
+                Some(vfs) if created != vfs => {
+                    missing.push(format!("{created} VFs were created instead of {vfs}"));
+                }
+                _ => {}
+            }
+            if self.pf_goes(scenario) == Some(true) && after.pf_references != -1 {
+                missing.push("the PF was still there after its removal".to_owned());
             }
         }
         for record in self.records() {
@@ -274,8 +339,12 @@ impl<'a> Round<'a> {
             }
         }
         let removals = self.removals();
-        for vf in (1..=vfs).map(FunctionId::Vf) {
-            if !removals.iter().any(|r| r.vf == vf) {
+        let takes_all_away = scenario.teardown.begins_with_vfs()
+            && (scenario.teardown != Teardown::Reset || self.pf_goes(scenario) == Some(true));
+        let all = (1..=scenario.vfs).map(FunctionId::Vf);
+        for vf in all.filter(|_| takes_all_away) {
+            // Those that it brings up again are another matter.
+            if !removals.iter().any(|r| r.vf == vf && r.incarnation == 0) {
                 missing.push(format!("the removal of {vf} was not observed"));
             }
         }
@@ -308,11 +377,5 @@ pub fn shows_double_removal(events: &[Event], number: u32) -> bool {
     rounds(events)
         .iter()
         .filter(|round| round.number == number)
-        .any(|round| {
-            let mut seen = BTreeSet::new();
-            round
-                .removals()
-                .into_iter()
-                .any(|removal| !seen.insert(removal.vf))
-        })
+        .any(|round| !round.doubles().is_empty())
 }

@@ -202,7 +202,8 @@ impl<'a> Open<'a> {
         let title = printable(&self.headline.text);
         let start = first.map_or(0, |l| l.span.start);
         let end = self.lines.last().map_or(start, |l| l.span.end);
-        let (place, stack) = self.stack(patterns);
+        let (place, mut stack) = self.stack(patterns);
+        stack.retain(|function| !rules.is_wrapper(function));
         let innermost = place.as_deref().or(stack.first().map(String::as_str));
         let rule = rules.headline(&title, innermost).unwrap_or(self.rule);
         let telling = |f: &&String| !rules.is_plumbing(f);

@@ -44,6 +44,7 @@ pub(super) enum Flag {
 #[serde(deny_unknown_fields)]
 struct File {
     plumbing: String,
+    wrapper: String,
     rule: Vec<Rule>,
 }
 
@@ -53,6 +54,7 @@ pub(super) struct Rules {
     lines: RegexSet,
     inside: Vec<Option<Regex>>,
     plumbing: Regex,
+    wrapper: Regex,
 }
 
 impl Rule {
@@ -83,6 +85,7 @@ impl Rules {
             lines: RegexSet::new(file.rule.iter().map(|r| &r.line))?,
             inside: inside.collect::<Result<_, _>>()?,
             plumbing: Regex::new(&file.plumbing)?,
+            wrapper: Regex::new(&file.wrapper)?,
             rules: file.rule,
         })
     }
@@ -101,7 +104,12 @@ impl Rules {
 
     /// A function that every report of its kind goes through, which tells nothing.
     pub(super) fn is_plumbing(&self, function: &str) -> bool {
-        self.plumbing.is_match(function)
+        self.plumbing.is_match(function) || self.is_wrapper(function)
+    }
+
+    /// A function that the guest's module puts around a call point: it was not called by anybody's will but ours.
+    pub(super) fn is_wrapper(&self, function: &str) -> bool {
+        self.wrapper.is_match(function)
     }
 
     #[cfg(test)]

@@ -12,7 +12,7 @@ use super::known::KnownIssues;
 use super::overlap::overlap;
 use super::report::Report;
 use crate::event::{Class, Event, EventKind, Finding, Observation, Phase, Standing, Verdict};
-use crate::scenario::{Scenario, Teardown};
+use crate::scenario::Scenario;
 
 /// What is to be said about a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -37,29 +37,26 @@ pub fn judge(
     console: &[u8],
     known: &KnownIssues,
 ) -> Judgement {
-    let armed = events.iter().find_map(|e| match e.kind {
-        EventKind::Phase {
-            phase: Phase::Armed,
-            console,
-            ..
-        } => Some(console),
-        _ => None,
-    });
-    let case = Case {
-        scenario,
-        events,
-        known,
-        rounds: rounds(events),
-        console: Console::read(console, armed),
-        kernel: events.iter().find_map(|e| match &e.kind {
-            EventKind::RunStarted { kernel, .. } => Some(kernel.as_str()),
-            _ => None,
-        }),
-        release: records(events).find_map(|r| match &r.what {
-            Observation::Hello { release, .. } => Some(release.as_str()),
-            _ => None,
-        }),
-    };
+    Case::new(scenario, events, console, known).judge()
+}
+
+/// Judges one round of a recording that is still going on: the findings and the doubts of that round alone. Nothing is
+/// expected behind it, neither more rounds nor the removal of the PF as the last step. What the console says counts
+/// where it began in the round.
+pub fn judge_round(
+    scenario: &Scenario,
+    events: &[Event],
+    console: &[u8],
+    known: &KnownIssues,
+    round: u32,
+) -> Judgement {
+    let mut case = Case::new(scenario, events, console, known);
+    case.rounds.retain(|r| r.number == round);
+    case.console.armed = std::mem::take(&mut case.console.armed)
+        .into_iter()
+        .filter(|report| case.round_of(report.span.start as u64) == Some(round))
+        .collect();
+    case.only = Some(round);
     case.judge()
 }
 
@@ -71,12 +68,61 @@ struct Case<'a> {
     console: Console,
     kernel: Option<&'a str>,
     release: Option<&'a str>,
+    /// The round that alone is judged.
+    only: Option<u32>,
+    /// Number of the last round in the recording, 0 without rounds.
+    last: u32,
+}
+
+impl<'a> Case<'a> {
+    fn new(
+        scenario: &'a Scenario,
+        events: &'a [Event],
+        console: &[u8],
+        known: &'a KnownIssues,
+    ) -> Self {
+        let armed = events.iter().find_map(|e| match e.kind {
+            EventKind::Phase {
+                phase: Phase::Armed,
+                console,
+                ..
+            } => Some(console),
+            _ => None,
+        });
+        let rounds = rounds(events);
+        Case {
+            scenario,
+            events,
+            known,
+            last: rounds.last().map_or(0, |round| round.number),
+            rounds,
+            console: Console::read(console, armed),
+            kernel: events.iter().find_map(|e| match &e.kind {
+                EventKind::RunStarted { kernel, .. } => Some(kernel.as_str()),
+                _ => None,
+            }),
+            release: records(events).find_map(|r| match &r.what {
+                Observation::Hello { release, .. } => Some(release.as_str()),
+                _ => None,
+            }),
+            only: None,
+        }
+    }
 }
 
 impl Case<'_> {
+    /// The events that are judged.
+    fn events(&self) -> &[Event] {
+        match (self.only, self.rounds.first()) {
+            (None, _) => self.events,
+            (Some(_), Some(round)) => round.events,
+            (Some(_), None) => &[],
+        }
+    }
+
     /// Why the run was cut short, by the machine or by a guest that did not answer.
     fn cut(&self, by_infrastructure: bool) -> Option<&str> {
-        self.events.iter().find_map(|e| match &e.kind {
+        self.events().iter().find_map(|e| match &e.kind {
             EventKind::Cut {
                 reason,
                 infrastructure,
@@ -109,6 +155,7 @@ impl Case<'_> {
             self.counts(round, &mut findings);
         }
         self.console_findings(&mut findings);
+        words::schedules(&self.rounds, &mut evidence);
         for round in &self.rounds {
             words::round(self.scenario, round, &mut evidence);
         }
@@ -138,6 +185,7 @@ impl Case<'_> {
                     .filter(bad)
                     .filter(|f| verdict_of(f) == verdict)
                     .filter_map(|f| f.round)
+                    .filter(|n| self.rounds.iter().any(|round| round.number == *n))
                     .collect();
                 hit.sort_unstable();
                 hit.dedup();
@@ -182,7 +230,12 @@ impl Case<'_> {
             return Some(Verdict::Infra);
         }
         let reason = self.cut(false).unwrap_or("no reason recorded");
-        if !records(self.events).any(|r| r.what == Observation::AgentReady) {
+        if let (Some(round), true) = (self.only, self.rounds.is_empty()) {
+            evidence.push(format!("round {round} was not begun"));
+            return Some(Verdict::Inconclusive);
+        }
+        let answered = records(self.events).any(|r| r.what == Observation::AgentReady);
+        if self.only.is_none() && !answered {
             evidence.push(format!("the guest's init never answered: {reason}"));
             boot_noise(evidence);
             return Some(Verdict::BootFail);
@@ -210,23 +263,24 @@ impl Case<'_> {
         let mut doubts = Vec::new();
         let gaps = gaps(self.events);
         for round in &self.rounds {
-            let mut missing = round.missing(self.scenario.vfs);
+            let mut missing = round.missing(self.scenario);
             for (_, lost) in gaps.iter().filter(|(at, _)| round.range.contains(at)) {
                 missing.push(format!("{lost} records of the guest are missing"));
             }
-            if self.scenario.teardown == Teardown::PfRemove
-                && round.after.is_some_and(|after| after.pf_references != -1)
-            {
-                missing.push("the PF was still there after its removal".into());
-            }
             if self.scenario.unplug.is_some() {
-                missing.extend(overlap(round).err());
+                missing.extend(overlap(self.scenario, round).err());
             }
             doubts.extend(
                 missing
                     .iter()
                     .map(|what| format!("round {}: {what}", round.number)),
             );
+        }
+        if let Some(gap) = &self.console.gap {
+            doubts.push(format!("part of the console is missing: {gap}"));
+        }
+        if self.only.is_some() {
+            return doubts;
         }
         let last = self.rounds.last().map_or(0, |r| r.range.end);
         for (_, lost) in gaps.iter().filter(|(at, _)| *at >= last) {
@@ -244,9 +298,6 @@ impl Case<'_> {
         if self.final_removal() != FinalRemoval::Done || self.phase_at(Phase::PowerOff).is_none() {
             doubts.push("the PF's removal as the last step did not complete".into());
         }
-        if let Some(gap) = &self.console.gap {
-            doubts.push(format!("part of the console is missing: {gap}"));
-        }
         doubts
     }
 
@@ -261,7 +312,7 @@ impl Case<'_> {
             r.once()
                 && self
                     .round_of(r.span.start as u64)
-                    .is_some_and(|n| n < self.count())
+                    .is_some_and(|n| n < self.last)
         };
         for report in self.console.armed.iter().filter(later) {
             evidence.push(format!(

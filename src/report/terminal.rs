@@ -62,6 +62,8 @@ pub struct Terminal {
     steps: BTreeMap<String, Step>,
     /// The run that is under way.
     run: Option<String>,
+    /// The schedule that was told last.
+    schedule: String,
 }
 
 impl Terminal {
@@ -103,6 +105,7 @@ impl Terminal {
             bars,
             steps: BTreeMap::new(),
             run: None,
+            schedule: String::new(),
         }
     }
 
@@ -144,6 +147,7 @@ impl Terminal {
                 };
                 let name = format!("{scenario} on {kernel}");
                 self.run = Some(name.clone());
+                self.schedule.clear();
                 self.step(
                     event.ns,
                     &name,
@@ -153,6 +157,11 @@ impl Terminal {
                 );
             }
             EventKind::Phase { phase, round, .. } => self.phase(event.ns, *phase, *round),
+            // Once, as long as it stays the same; one without steps is that of a control.
+            EventKind::Schedule { text } if *text != self.schedule && text.contains(';') => {
+                self.schedule.clone_from(text);
+                self.line(&format!("  schedule: {text}"));
+            }
             EventKind::UnplugFired { target, .. } => {
                 self.detail(event.ns, &format!("unplugged {target}"))
             }

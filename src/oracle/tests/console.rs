@@ -376,3 +376,23 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn wrappers_of_the_module_tell_nothing() {
+    let text = "[    1.000000][   T93] BUG: KASAN: slab-use-after-free in device_del+0x835/0x8c0\n\
+                [    1.000001][   T93] Call Trace:\n\
+                [    1.000002][   T93]  <TASK>\n\
+                [    1.000003][   T93]  vfrace_wrapped+0x83/0xc0 [vfrace]\n\
+                [    1.000004][   T93]  wrap_12+0x10/0x20 [vfrace]\n\
+                [    1.000005][   T93]  device_del+0x835/0x8c0\n\
+                [    1.000006][   T93]  remove_store+0x5/0x50\n\
+                [    1.000007][   T93]  </TASK>\n";
+    let console = Console::read(text.as_bytes(), Some(0));
+    assert_eq!(console.armed[0].stack, ["device_del", "remove_store"]);
+    let text = text.replace(
+        "slab-use-after-free in device_del",
+        "invalid-free in wrap_12",
+    );
+    let console = Console::read(text.as_bytes(), Some(0));
+    assert_eq!(console.armed[0].frame.as_deref(), Some("device_del"));
+}

@@ -4,38 +4,66 @@ use crate::oracle::builder::data;
 use crate::oracle::{ExpectError, Expectations, KnownIssues};
 use crate::scenario::list;
 
-/// Scenarios whose verdicts are known from real guests.
-const KNOWN: [&str; 3] = ["pf-remove-with-vfs", "unbind-alone", "unbind-vs-vf-unplug"];
+/// The kernels of the history: the unfixed one, the fix that was reverted, and proposals that differ in what they lock.
+const KERNELS: [&str; 9] = ["base", "b1", "v5", "v6", "v7", "v9", "v10", "v11", "v14"];
+
+fn table() -> Expectations {
+    Expectations::load(&data("guest-tests/expect/expect.toml")).unwrap()
+}
 
 #[test]
-fn every_known_scenario_has_an_expectation_on_every_kernel() {
-    let table = Expectations::load(&data("guest-tests/expect/expect.toml")).unwrap();
-    let mut entries = list(&data("guest-tests/scenarios")).unwrap();
-    entries.retain(|entry| KNOWN.contains(&entry.name.as_str()));
-    assert_eq!(entries.len(), KNOWN.len());
-    for entry in entries {
-        for kernel in ["base", "v5", "v6", "v7", "base@7.3", "v7@7.2"] {
-            let race = entry.name == "unbind-vs-vf-unplug" && kernel.starts_with("base");
-            let expected = if race {
-                Verdict::DoubleRemoval
-            } else {
-                Verdict::Pass
-            };
-            assert_eq!(
-                table.expectation(&entry.name, kernel),
-                Some(expected),
-                "{} {kernel}",
-                entry.name
-            );
+fn every_scenario_has_an_expectation_on_every_kernel() {
+    let table = table();
+    for entry in list(&data("guest-tests/scenarios")).unwrap() {
+        for kernel in KERNELS.into_iter().chain(["base@7.3", "v7@7.2"]) {
+            let name = &entry.name;
+            assert!(table.expectation(name, kernel).is_some(), "{name} {kernel}");
             assert!(
-                table
-                    .reason(&entry.name, kernel)
-                    .is_some_and(|r| !r.is_empty())
+                table.reason(name, kernel).is_some_and(|r| !r.is_empty()),
+                "{name} {kernel}"
             );
         }
     }
     assert_eq!(table.expectation("unbind-alone", "v12"), None);
     assert_eq!(table.expectation("something-else", "base"), None);
+}
+
+/// The table as the history of the series has it (docs: history of the SR-IOV locking series), a letter a kernel in the
+/// order of [`KERNELS`]: pass, double removal, deadlock (`L`), finding.
+#[test]
+fn expectations_are_those_of_the_history() {
+    let table = table();
+    for (scenario, row) in [
+        ("numvfs-zero-vs-vf-unplug", "PPPPPPPPP"),
+        ("unbind-vs-vf-unplug", "DPPPPPPPP"),
+        ("rmmod-vs-vf-unplug", "DPPPPPPPP"),
+        ("unbind-alone", "PPPPPPPPP"),
+        ("pf-remove-with-vfs", "PLPPPPPPP"),
+        ("unbind-vs-rescan", "FPPPPPPPP"),
+        ("numvfs-on-vs-rescan", "PPPPPPPPP"),
+        ("bind-vs-rescan", "FPPPPPPPP"),
+        ("unbind-vs-pf-remove", "PLLLLLPPP"),
+        ("numvfs-zero-vs-pf-remove", "LLLLLLPPP"),
+        ("unbind-vs-surprise", "PLLLLLLLL"),
+        ("unbind-vs-button", "PLLLLLLLL"),
+        ("numvfs-zero-vs-surprise", "LLLLLLLLL"),
+        ("unbind-vs-bridge-remove", "PLLLLLLLL"),
+        ("numvfs-on-error-vs-vf-unplug", "PPPPPPPPP"),
+        ("bind-error-vs-vf-unplug", "DPPPPPPPP"),
+        ("pf-remove-vs-bridge-remove", "FLFFFFFFF"),
+        ("unbind-lockdep", "FPPPPPPPP"),
+        ("numvfs-zero-alone", "PPPPPPPPP"),
+    ] {
+        let letter = |kernel: &str| match table.expectation(scenario, kernel) {
+            Some(Verdict::Pass) => 'P',
+            Some(Verdict::DoubleRemoval) => 'D',
+            Some(Verdict::Deadlock) => 'L',
+            Some(Verdict::Finding) => 'F',
+            _ => '-',
+        };
+        let found: String = KERNELS.into_iter().map(letter).collect();
+        assert_eq!(found, row, "{scenario}");
+    }
 }
 
 #[test]

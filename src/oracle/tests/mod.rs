@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 mod console;
+mod deadlock;
 mod expect;
+mod races;
 mod verdict;

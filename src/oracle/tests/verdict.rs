@@ -11,7 +11,7 @@ fn of(tape: &Tape, name: &str, rounds: u32) -> Judgement {
     tape.judge(&scenario(name, rounds))
 }
 
-fn classes(judgement: &Judgement) -> Vec<(Class, Standing)> {
+pub(super) fn classes(judgement: &Judgement) -> Vec<(Class, Standing)> {
     judgement
         .findings
         .iter()
@@ -20,7 +20,7 @@ fn classes(judgement: &Judgement) -> Vec<(Class, Standing)> {
 }
 
 /// What a person gets to read of it.
-fn told(judgement: &Judgement) -> String {
+pub(super) fn told(judgement: &Judgement) -> String {
     let mut text = format!(
         "{} {}/{}\n",
         judgement.verdict, judgement.hits, judgement.rounds
@@ -77,6 +77,7 @@ fn a_pass_needs_every_record() {
         let decoration = matches!(
             gone,
             EventKind::RunStarted { .. }
+                | EventKind::Schedule { .. }
                 | EventKind::PointReached { .. }
                 | EventKind::HoldEnded { .. }
                 | EventKind::Phase {

@@ -3,8 +3,8 @@
 
 use super::words;
 use super::{Case, FinalRemoval};
-use crate::event::{Class, EventKind, Finding, FunctionId, Phase, Standing};
-use crate::oracle::invariants::{LockState, Removal, Round, records};
+use crate::event::{Class, EventKind, Finding, Phase, Standing};
+use crate::oracle::invariants::{LockState, Round, records};
 use crate::oracle::report::Report;
 use crate::scenario::Teardown;
 
@@ -20,28 +20,9 @@ fn finding(class: Class, title: String, standing: Standing, round: Option<u32>) 
     }
 }
 
-/// VFs whose removal body ran more than once, with all of its runs.
-pub(super) fn twice(round: &Round<'_>) -> Vec<(FunctionId, Vec<Removal>)> {
-    let removals = round.removals();
-    let mut vfs: Vec<FunctionId> = removals.iter().map(|r| r.vf).collect();
-    vfs.sort_unstable();
-    vfs.dedup();
-    let runs = |vf| {
-        removals
-            .iter()
-            .filter(|r| r.vf == vf)
-            .cloned()
-            .collect::<Vec<_>>()
-    };
-    vfs.into_iter()
-        .map(|vf| (vf, runs(vf)))
-        .filter(|(_, runs)| runs.len() > 1)
-        .collect()
-}
-
 impl Case<'_> {
     pub(super) fn removed_twice(&self, round: &Round<'_>, findings: &mut Vec<Finding>) {
-        for (vf, runs) in twice(round) {
+        for (vf, runs) in round.doubles() {
             let title = format!(
                 "{vf} removed {}, by {}",
                 words::times(runs.len()),
@@ -73,20 +54,24 @@ impl Case<'_> {
         if !self.back(round) {
             return;
         }
-        let standing = if twice(round).is_empty() {
-            Standing::Other
-        } else {
-            Standing::Wanted
+        let caused = !round.doubles().is_empty();
+        let mut found = |class, title| {
+            let standing = match caused || self.scenario.wants.contains(&class) {
+                true => Standing::Wanted,
+                false => Standing::Other,
+            };
+            findings.push(finding(class, title, standing, Some(round.number)));
         };
-        let mut found =
-            |class, title| findings.push(finding(class, title, standing, Some(round.number)));
+        let created = after.vfs_created.saturating_sub(before.vfs_created);
+        let released = after.vfs_released.saturating_sub(before.vfs_released);
         let (was, is) = (before.pf_references, after.pf_references);
-        let gone = is < 0;
-        if !(gone && self.scenario.teardown == Teardown::PfRemove) {
-            let title = format!("PF reference count {was} -> {is}, expected {was}");
-            match is.cmp(&was) {
-                _ if self.scenario.teardown == Teardown::PfRemove => {}
-                _ if gone => found(
+        let alive = round.expected_vfs(self.scenario);
+        let (fewest, most) = (*alive.start(), *alive.end());
+        if round.pf_goes(self.scenario) == Some(false) {
+            let expected = round.expected_references(self.scenario).unwrap_or(was);
+            let title = format!("PF reference count {was} -> {is}, expected {expected}");
+            match is.cmp(&expected) {
+                _ if is < 0 => found(
                     Class::Refcount,
                     format!("the PF is gone, its reference count was {was}"),
                 ),
@@ -95,13 +80,18 @@ impl Case<'_> {
                 std::cmp::Ordering::Equal => {}
             }
         }
-        let created = after.vfs_created.saturating_sub(before.vfs_created);
-        let released = after.vfs_released.saturating_sub(before.vfs_released);
-        let title = format!("{created} VFs created, {released} released");
-        match released.cmp(&created) {
-            std::cmp::Ordering::Less => found(Class::Leak, title),
-            std::cmp::Ordering::Greater => found(Class::Refcount, title),
-            std::cmp::Ordering::Equal => {}
+        let mut title = format!("{created} VFs created, {released} released");
+        if most > 0 {
+            let range = match fewest == most {
+                true => most.to_string(),
+                false => format!("{fewest} to {most}"),
+            };
+            title += &format!(", {range} should be left");
+        }
+        if released > created.saturating_sub(fewest) {
+            found(Class::Refcount, title);
+        } else if released < created.saturating_sub(most) {
+            found(Class::Leak, title);
         }
         if after.lock_owner != 0 || !matches!(after.lock_depth, -1 | 0) {
             let owner = match after.lock_owner {
@@ -151,6 +141,9 @@ impl Case<'_> {
         round: Option<u32>,
         cause: Option<&Finding>,
     ) -> (Standing, Option<String>) {
+        if self.scenario.wants.contains(&report.class) {
+            return (Standing::Wanted, None);
+        }
         if let Some(known) = self.known.find(report, self.kernel, self.release) {
             return (Standing::Known, Some(known.reason.clone()));
         }
@@ -181,7 +174,9 @@ impl Case<'_> {
 
     /// A control looks for nothing.
     fn looks_for_deadlock(&self) -> bool {
-        self.scenario.unplug.is_some() || self.scenario.teardown == Teardown::PfRemove
+        self.scenario.unplug.is_some()
+            || self.scenario.teardown == Teardown::PfRemove
+            || self.scenario.wants.contains(&Class::Deadlock)
     }
 
     /// Tasks that did not come back. A task that died of a report that was printed is a consequence of that; a guest
@@ -219,16 +214,21 @@ impl Case<'_> {
             let later = settled
                 .and_then(|at| round.events.get(at..))
                 .unwrap_or_default();
-            let alive = records(later).next().is_some() || round.number < self.count();
+            let alive = records(later).next().is_some() || round.number < self.last;
             let what = format!("{} did not come back", words::list(&missing));
+            let hang = round.hang();
+            if let Some(hang) = &hang {
+                let lines = hang.evidence.iter();
+                evidence.extend(lines.map(|line| format!("round {}: {line}", round.number)));
+            }
             let waits = round
                 .lock_states()
                 .values()
                 .any(|(_, s)| matches!(s, LockState::Waits(o) if *o != 0));
-            let what = if waiters.is_empty() {
-                what
-            } else {
-                format!("{what}: {}", waiters.join("; "))
+            let what = match hang {
+                Some(hang) => hang.title,
+                None if waiters.is_empty() => what,
+                None => format!("{what}: {}", waiters.join("; ")),
             };
             match &died_of {
                 Some(title) => {
@@ -238,7 +238,7 @@ impl Case<'_> {
                 None => evidence.push(format!("round {}: {what}", round.number)),
             }
         }
-        if self.final_removal() == FinalRemoval::NotBack {
+        if self.only.is_none() && self.final_removal() == FinalRemoval::NotBack {
             let what = "the removal of the PF as the last step did not come back".to_owned();
             let went_on = self.phase_at(Phase::PowerOff).is_some();
             match &died_of {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The words of the evidence.
 
-use super::check::twice;
-use crate::event::{EventKind, Finding, FunctionId, HoldEnd, Phase};
-use crate::oracle::invariants::{LockState, Removal, Round};
-use crate::oracle::overlap::{Overlap, TEARDOWN, overlap};
-use crate::scenario::{Scenario, Teardown};
+use crate::event::{EventKind, Finding, FunctionId, HoldEnd, Phase, Role};
+use crate::oracle::invariants::{LockState, Round};
+use crate::oracle::overlap::{Overlap, overlap};
+use crate::oracle::removals::Removal;
+use crate::scenario::Scenario;
 
 /// Functions of a chain that are printed.
 const CHAIN: usize = 4;
@@ -65,9 +65,7 @@ fn role(round: &Round<'_>, pid: u32) -> &'static str {
     if round.teardown().is_some_and(|t| t.pid == pid) {
         return "teardown";
     }
-    let fired = round.fired();
-    let handles = |n: &u32| round.seen(*n).is_some_and(|r| r.pid == pid);
-    if fired.iter().any(|(n, _)| handles(n)) {
+    if round.is_handler(pid) {
         "unplug handler"
     } else {
         "somebody else"
@@ -166,7 +164,7 @@ pub(super) fn waiters(round: &Round<'_>) -> Vec<String> {
 /// What happened in a round.
 pub(super) fn round(scenario: &Scenario, round: &Round<'_>, evidence: &mut Vec<String>) {
     let mut say = |text: String| evidence.push(format!("round {}: {text}", round.number));
-    let doubles = twice(round);
+    let doubles = round.doubles();
     for (vf, all) in &doubles {
         say(format!(
             "{vf} removed {} by {}",
@@ -174,13 +172,9 @@ pub(super) fn round(scenario: &Scenario, round: &Round<'_>, evidence: &mut Vec<S
             runs(round, all)
         ));
     }
-    let removals = round.removals();
-    let single = removals
-        .iter()
-        .filter(|r| doubles.iter().all(|(vf, _)| *vf != r.vf));
     let mut groups: Vec<(String, Vec<FunctionId>)> = Vec::new();
-    for removal in single {
-        let who = run(round, removal);
+    for removal in round.singles() {
+        let who = run(round, &removal);
         match groups.iter_mut().find(|(w, _)| *w == who) {
             Some((_, vfs)) => vfs.push(removal.vf),
             None => groups.push((who, vec![removal.vf])),
@@ -191,56 +185,105 @@ pub(super) fn round(scenario: &Scenario, round: &Round<'_>, evidence: &mut Vec<S
     }
     if let (Some(before), Some(after)) = (round.before, round.after) {
         let (was, is) = (before.pf_references, after.pf_references);
-        let pf = match (scenario.teardown, is) {
-            (Teardown::PfRemove, -1) => "PF removed, as it should be".to_owned(),
-            _ => format!("PF reference count {was} -> {is}, expected {was}"),
-        };
         let created = after.vfs_created.saturating_sub(before.vfs_created);
         let released = after.vfs_released.saturating_sub(before.vfs_released);
+        let expected = round.expected_references(scenario).unwrap_or(was);
+        let pf = match (round.pf_goes(scenario), is) {
+            (Some(true), -1) => "PF removed, as it should be".to_owned(),
+            (None, -1) => "PF removed".to_owned(),
+            (Some(true), _) => format!("the PF was not removed, its reference count is {is}"),
+            _ => format!("PF reference count {was} -> {is}, expected {expected}"),
+        };
         say(format!("{pf}; {created} VFs created, {released} released"));
     }
     if scenario.unplug.is_some() {
-        match overlap(round) {
-            Ok(Overlap::Waited {
-                entered,
-                waited,
-                handed_over,
-            }) => say(format!(
-                "handler entered {} after {TEARDOWN} began, waited {} for pci_rescan_remove_lock held by the teardown, \
-                 got in {} after its release",
-                ms(entered),
-                ms(waited),
-                ms(handed_over)
-            )),
-            Ok(Overlap::Collided { entered, together }) => say(format!(
-                "handler entered {} after {TEARDOWN} began and did not wait; both removals ran together for {}",
-                ms(entered),
-                ms(together)
-            )),
-            // Said once, among the doubts.
-            Err(_) => {}
+        // Why it is not shown is said once, among the doubts.
+        if let Ok(shown) = overlap(scenario, round) {
+            say(met(&shown));
         }
     }
-    for event in round.events {
-        match &event.kind {
-            EventKind::HoldEnded {
-                point,
-                held_ns,
-                end: HoldEnd::Bound,
-            } => {
-                say(format!(
-                    "the hold at {point} ran into its bound after {}",
-                    ms(*held_ns)
-                ));
+    for held in round.holds() {
+        let (point, held_for) = (held.point, ms(held.ns));
+        say(match held.end {
+            HoldEnd::Reached => format!("held {held_for} at {point}"),
+            HoldEnd::Bound => {
+                format!("the hold at {point} ran into its bound after {held_for}")
             }
-            EventKind::HoldEnded {
-                point,
-                held_ns,
-                end: HoldEnd::Reached,
-            } => {
-                say(format!("held {} at {point}", ms(*held_ns)));
+            HoldEnd::Missed => format!(
+                "the hold at {point} ended after {held_for}: the other side was done without getting there"
+            ),
+            HoldEnd::Stopped => format!("the hold at {point} was stopped after {held_for}"),
+        });
+    }
+}
+
+/// How both sides met.
+fn met(shown: &Overlap) -> String {
+    let entry = |within: &str, entered: i64| {
+        let order = if entered < 0 { "before" } else { "after" };
+        let verb = if entered < 0 { "was entered" } else { "began" };
+        format!(
+            "handler entered {} {order} {within} {verb}",
+            ms(entered.unsigned_abs())
+        )
+    };
+    match shown {
+        Overlap::Waited {
+            waiter,
+            within,
+            entered,
+            waited,
+            handed_over,
+        } => {
+            let (subject, owner) = match waiter {
+                Role::Unplug => ("", "the teardown"),
+                Role::Teardown => ("the teardown ", "the handler"),
+            };
+            format!(
+                "{}, {subject}waited {} for pci_rescan_remove_lock held by {owner}, got in {} after its release",
+                entry(within, *entered),
+                ms(*waited),
+                ms(*handed_over)
+            )
+        }
+        Overlap::Collided {
+            within,
+            entered,
+            together,
+        } => format!(
+            "{} and did not wait; both removals ran together for {}",
+            entry(within, *entered),
+            ms(*together)
+        ),
+        Overlap::Together { together, holds } => {
+            let mut text = match together {
+                Some(ns) => format!("both sides ran together for {}", ms(*ns)),
+                None => "both sides ran together to the end".to_owned(),
+            };
+            for hold in holds {
+                text += &format!("; {hold}");
             }
-            _ => {}
+            text
+        }
+    }
+}
+
+/// The schedules of the rounds, once if it is always the same. One without steps is none.
+pub(super) fn schedules(rounds: &[Round<'_>], evidence: &mut Vec<String>) {
+    let steps = |text: &&str| text.contains(';');
+    let texts: Vec<Option<&str>> = rounds
+        .iter()
+        .map(|round| round.schedule().filter(steps))
+        .collect();
+    match texts.first() {
+        Some(Some(first)) if texts.iter().all(|text| text == &Some(*first)) => {
+            evidence.push(format!("schedule: {first}"));
+        }
+        _ => {
+            for (round, text) in rounds.iter().zip(texts) {
+                let Some(text) = text else { continue };
+                evidence.push(format!("round {}: schedule: {text}", round.number));
+            }
         }
     }
 }
