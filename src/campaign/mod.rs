@@ -37,6 +37,10 @@ pub struct Campaign<'a> {
     pub expected: &'a Expectations,
     /// Where results go: `DIR/SCENARIO/KERNEL/boot-N`.
     pub dir: PathBuf,
+    /// As [`RunConfig::skip_sleep`].
+    pub skip_sleep: bool,
+    /// As [`RunConfig::repair`].
+    pub repair: bool,
     /// Ends the campaign early.
     pub stop: Stop,
     /// Makes the listener for one run, given its directory.
@@ -204,8 +208,8 @@ fn one(campaign: &Campaign<'_>, cell: &Cell<'_>, boot: usize) -> Result<RunResul
     })?;
     let listener = (campaign.listen)(&dir);
     let config = RunConfig {
-        skip_sleep: false,
-        repair: false,
+        skip_sleep: campaign.skip_sleep,
+        repair: campaign.repair,
         scenario: cell.scenario,
         kernel: cell.kernel,
         qemu: campaign.qemu,

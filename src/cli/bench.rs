@@ -133,6 +133,8 @@ pub(super) struct Ready<'a> {
     known: KnownIssues,
     expected: Expectations,
     dir: PathBuf,
+    skip_sleep: bool,
+    repair: bool,
 }
 
 impl Bench {
@@ -207,6 +209,8 @@ impl Bench {
             known,
             expected,
             dir,
+            skip_sleep: options.skip_sleep,
+            repair: options.repair,
         })
     }
 
@@ -261,6 +265,8 @@ impl Ready<'_> {
             known: &self.known,
             expected: &self.expected,
             dir: self.dir.clone(),
+            skip_sleep: self.skip_sleep,
+            repair: self.repair,
             stop: self.bench.stop.clone(),
             listen: &listen,
         })?)

@@ -16,6 +16,7 @@ use crate::event::{
 use crate::guest::observations::{Missed, Observations};
 use crate::guest::plan::Plan;
 use crate::guest::proto::{UnplugAction, encode_unplug};
+use crate::qemu::slot::{Slot, SlotError};
 use crate::scenario::{Actuator, At, Hold, Point, Schedule, Step, Unplug, Until, What, WirePhase};
 use crate::wire::WireHook;
 
@@ -28,6 +29,31 @@ pub trait SlotActuator: Send + Sync {
     /// By its attention button.
     fn press_button(&self) -> Result<(), String>;
 }
+
+impl SlotActuator for Arc<Slot> {
+    fn surprise_remove(&self) -> Result<(), String> {
+        Slot::surprise_remove(self, SLOT).map_err(told)
+    }
+
+    fn press_button(&self) -> Result<(), String> {
+        Slot::press_button(self, SLOT).map_err(told)
+    }
+}
+
+/// An error with its causes.
+fn told(error: SlotError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// For QEMU to answer; it does so in milliseconds unless a message is held, which has a bound of its own.
+const SLOT: Duration = Duration::from_secs(15);
 
 /// An unplug that could not be ordered.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -184,7 +184,7 @@ pub fn function_device(function: FunctionId, queue_pairs: u16) -> Value {
 fn properties(function: FunctionId, queue_pairs: u16) -> Vec<(&'static str, Value)> {
     let number = match function {
         FunctionId::Vf(number) => number,
-        FunctionId::Pf | FunctionId::Mailbox => 0,
+        FunctionId::Pf | FunctionId::Bridge | FunctionId::Mailbox => 0,
     };
     let (device, place) = (number >> 3, number & 7);
     let mac = format!("52:54:00:76:{:02x}:{:02x}", number >> 8, number & 0xff);

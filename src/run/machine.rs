@@ -14,10 +14,21 @@ use crate::guest::initramfs::{self, Parts};
 use crate::guest::observations::Observations;
 use crate::guest::proto::decode_report;
 use crate::inject::Injector;
+use crate::qemu::Endpoint;
 use crate::qemu::machine::Machine as Hardware;
 use crate::qemu::process::{Process, describe, shell_line};
+use crate::qemu::qmp::Qmp;
+use crate::qemu::qtest::Qtest;
+use crate::qemu::slot::{Slot, SlotError};
 
-use super::RunConfig;
+use super::{RunConfig, steps};
+
+/// Queue pairs of each function.
+const QUEUE_PAIRS: u16 = 1;
+/// For QEMU to come up as far as its sockets: well under a second on an idle machine.
+const START: Duration = Duration::from_secs(30);
+/// For the slot's registers to be read; they need QEMU's global lock for microseconds each.
+const SLOT: Duration = Duration::from_secs(10);
 
 /// Why a run could not go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +83,8 @@ pub(super) struct Machine<'a> {
     pub(super) control: Control,
     console: PathBuf,
     // Dropped in this order: QEMU first, then the back end that it is connected to, then the directory.
+    slot: Option<Arc<Slot>>,
+    monitors: Option<(Arc<Qmp>, Arc<Qtest>)>,
     qemu: Process,
     backend: Option<Backend>,
     _private: tempfile::TempDir,
@@ -99,7 +112,7 @@ impl<'a> Machine<'a> {
         let backend = Backend::start(BackendConfig {
             socket_dir: private.path().to_path_buf(),
             vfs: config.scenario.vfs,
-            queue_pairs: 1,
+            queue_pairs: QUEUE_PAIRS,
             hook: injector.clone(),
             events: events.clone(),
             on_report,
@@ -116,16 +129,24 @@ impl<'a> Machine<'a> {
         };
         initramfs::write(&initramfs, parts).map_err(|error| Cut::host(chain(&error)))?;
         let console = config.dir.join("console.log");
+        let monitors = if steps::empties_slot(config.scenario) {
+            let endpoint = |name| {
+                Endpoint::bind(&private.path().join(name)).map_err(|error| Cut::host(chain(&error)))
+            };
+            Some((endpoint("qmp.sock")?, endpoint("qtest.sock")?))
+        } else {
+            None
+        };
         let hardware = Hardware {
             accel: config.accel,
             kernel: &config.kernel.image,
             initramfs: &initramfs,
             console: &console,
             vfs: config.scenario.vfs,
-            queue_pairs: 1,
+            queue_pairs: QUEUE_PAIRS,
             no_reboot: true,
-            qmp: None,
-            qtest: None,
+            qmp: monitors.as_ref().map(|(qmp, _)| qmp.path()),
+            qtest: monitors.as_ref().map(|(_, qtest)| qtest.path()),
         };
         let arguments = hardware.arguments(|function| backend.socket(function));
         events.emit(EventKind::Phase {
@@ -141,6 +162,15 @@ impl<'a> Machine<'a> {
         let log = config.dir.join("qemu.log");
         let qemu = Process::start(&config.qemu.command, &config.qemu.env, &arguments, &log)
             .map_err(|error| Cut::host(chain(&error)))?;
+        let monitors = match monitors {
+            Some((qmp, qtest)) => {
+                let qmp = Qmp::accept(qmp, START).map_err(|error| Cut::host(chain(&error)))?;
+                let qtest =
+                    Qtest::accept(qtest, START).map_err(|error| Cut::host(chain(&error)))?;
+                Some((Arc::new(qmp), Arc::new(qtest)))
+            }
+            None => None,
+        };
         let control = Control::new(backend.mailbox(), seen.clone());
         Ok(Self {
             config,
@@ -149,6 +179,8 @@ impl<'a> Machine<'a> {
             injector,
             control,
             console,
+            slot: None,
+            monitors,
             qemu,
             backend: Some(backend),
             _private: private,
@@ -166,8 +198,32 @@ impl<'a> Machine<'a> {
         });
     }
 
-    pub(super) fn plug_back(&self) -> Result<(), Cut> {
-        Err(Cut::host("this machine cannot plug the card back"))
+    /// Looks for the hotplug slot, if the scenario is about one. The guest has booted.
+    pub(super) fn find_slot(&mut self) -> Result<(), Cut> {
+        let Some((qmp, qtest)) = self.monitors.take() else {
+            return Ok(());
+        };
+        let vfs = self.config.scenario.vfs;
+        let slot =
+            Slot::find(qmp, qtest, vfs, QUEUE_PAIRS, SLOT).map_err(|e| Cut::host(chain(&e)))?;
+        let slot = Arc::new(slot);
+        self.injector.connect_slot(Box::new(Arc::clone(&slot)));
+        self.slot = Some(slot);
+        Ok(())
+    }
+
+    /// Plugs the card in again once the guest is done with the old one.
+    pub(super) fn plug_back(&self, limit: Duration) -> Result<(), Cut> {
+        let Some(slot) = &self.slot else {
+            return Err(Cut::host(
+                "this machine has no slot that a card could be plugged into",
+            ));
+        };
+        slot.plug_back(limit).map_err(|error| match error {
+            // The guest's doing: its hotplug driver does not finish.
+            SlotError::StillOn { .. } => Cut::guest(error),
+            other => Cut::host(chain(&other)),
+        })
     }
 
     /// Says something in the recording.

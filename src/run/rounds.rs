@@ -82,6 +82,7 @@ impl<'a> Course<'a> {
             Err(Missed::Stopped(cut)) => return Err(cut),
         }
         self.slowness = (began.elapsed().as_secs_f64() / USUAL_BOOT.as_secs_f64()).max(1.0);
+        self.machine.find_slot()?;
         self.tell(CommandKind::Pf, PF_ADDRESS, "the address of the PF")
     }
 
@@ -196,7 +197,7 @@ impl<'a> Course<'a> {
             return Ok(());
         }
         if steps::empties_slot(scenario) {
-            self.machine.plug_back()?;
+            self.machine.plug_back(self.limit(TASK))?;
         } else {
             self.shell(steps::FIND_PF, "finding the PF again")?;
         }
