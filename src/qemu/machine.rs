@@ -51,7 +51,7 @@ pub struct Machine<'a> {
 /// byte. An oops is a panic and a panic ends QEMU at once (`panic=-1` with `-no-reboot`). `tsc=reliable` keeps the
 /// clocksource watchdog from dropping to HPET, where each clock read is MMIO. `pcie_ports=native` gives the slot to
 /// pciehp: a kernel without CONFIG_PCIEASPM does not ask ACPI for it (Linux drivers/acpi/pci_root.c,
-/// OSC_PCI_ASPM_SUPPORT is among what os_control_query_checks() wants).
+/// ACPI_PCIE_REQ_SUPPORT).
 const COMMAND_LINE: &str =
     "console=ttyS0 loglevel=5 oops=panic panic=-1 tsc=reliable pcie_ports=native";
 
@@ -172,7 +172,8 @@ pub fn device_id(function: FunctionId) -> String {
 }
 
 /// The PCI device of the PF or of a VF for QMP's `device_add` (qapi/qdev.json), the same as the one on the command line.
-/// `queue_pairs` must be the machine's. The network back end is another object: it stays when the device goes.
+/// `queue_pairs` must be the machine's. The network back end is another object: it stays when the device goes. The
+/// mailbox is no function of the card: asking for it is a mistake, and QEMU refuses what this gives.
 pub fn function_device(function: FunctionId, queue_pairs: u16) -> Value {
     let properties = properties(function, queue_pairs).into_iter();
     let properties: Map<String, Value> = properties

@@ -231,11 +231,11 @@ impl Slot {
         Ok(())
     }
 
-    /// Presses the attention button: Linux' pciehp turns the slot off after 5 s, with which the card goes. A second
-    /// press before that calls it off, but QEMU refuses to press it again as long as the card is there.
+    /// Presses the attention button: Linux' pciehp turns the slot off after 5 s, with which the card goes. There is no
+    /// second press that calls it off: QEMU refuses it.
     ///
     /// # Errors
-    /// [`SlotError::Qmp`].
+    /// [`SlotError::Qmp`]. If it [is late](SlotError::is_late), the button may still be pressed later.
     pub fn press_button(&self, limit: Duration) -> Result<(), SlotError> {
         // QEMU makes no difference between the functions: pcie_cap_slot_unplug_request_cb() is about the slot.
         Ok(self.qmp.device_del(&device_id(FunctionId::Pf), limit)?)
@@ -246,15 +246,14 @@ impl Slot {
     /// # Errors
     /// [`SlotError::Qmp`].
     pub fn wait_until_empty(&self, limit: Duration) -> Result<(), SlotError> {
-        let since = *self.plugged.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(self
             .qmp
-            .wait_deleted(&device_id(FunctionId::Pf), since, limit)?)
+            .wait_deleted(&device_id(FunctionId::Pf), self.plugged(), limit)?)
     }
 
-    /// Plugs the card in again, with all its functions, after it went in whichever way: waits until the guest has turned
-    /// the slot off, as pciehp does a second after it has removed the functions, then plugs them in. When this
-    /// returns, the guest has its interrupt and has yet to find the card.
+    /// Plugs the card in again, with all its functions, whichever way it went: waits until the guest has turned the slot
+    /// off, as pciehp does a second after it has removed the functions, then plugs them in. When this returns, the
+    /// guest has its interrupt and has yet to find the card. To be called from one thread at a time.
     ///
     /// # Errors
     /// [`SlotError::StillOn`] if the guest does not finish with the old card, [`SlotError::Qmp`] if QEMU refuses the new
@@ -268,9 +267,8 @@ impl Slot {
                 .map(FunctionId::Vf)
                 .chain([FunctionId::Pf])
         };
-        let mut plugged = self.plugged.lock().unwrap_or_else(PoisonError::into_inner);
         // The ids and the network back ends are free only when QEMU says so.
-        self.wait_gone(functions(), *plugged, deadline.left())?;
+        self.wait_gone(functions(), self.plugged(), deadline.left())?;
         let mark = self.qmp.mark();
         // QEMU shows the card to the guest when function 0 is there (pcie_cap_slot_plug_cb()), and pairs VFs with a PF
         // that comes after them.
@@ -281,8 +279,12 @@ impl Slot {
                 return Err(error.into());
             }
         }
-        *plugged = mark;
+        *self.plugged.lock().unwrap_or_else(PoisonError::into_inner) = mark;
         Ok(())
+    }
+
+    fn plugged(&self) -> EventMark {
+        *self.plugged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wait_gone(
