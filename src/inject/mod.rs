@@ -211,6 +211,10 @@ impl Injector {
     fn side_started(&self, side: Role) {
         let mut armed = self.lock();
         let Some(armed) = armed.as_mut() else { return };
+        // If the unplug goes first, it is the teardown that is due then, and not started from here.
+        if armed.schedule.first == Role::Unplug {
+            return;
+        }
         for (step, reached) in armed.schedule.steps.iter().zip(&mut armed.reached) {
             let At::Time { role, after } = step.at else {
                 continue;

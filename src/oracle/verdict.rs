@@ -303,6 +303,22 @@ impl Case<'_> {
 
     /// What limits what the console can say.
     fn remarks(&self, evidence: &mut Vec<String>) {
+        for event in self.events {
+            match &event.kind {
+                EventKind::RunStarted { options, .. } => {
+                    if options.iter().any(|option| option == "skip-sleep") {
+                        evidence.push(
+                            "the kernel's sleep of one second in sriov_disable() was skipped".into(),
+                        );
+                    }
+                }
+                EventKind::Repaired { references } => evidence.push(format!(
+                    "the PF was given back {references} that a double removal took, so that the next round begins as \
+                     the first did",
+                )),
+                _ => {}
+            }
+        }
         if let Some(blind) = &self.console.blind {
             evidence.push(format!(
                 "lockdep was off from some moment on and checked no more locks: {blind}"

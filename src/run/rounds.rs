@@ -95,6 +95,9 @@ impl<'a> Course<'a> {
     ) -> Result<(), Cut> {
         let scenario = self.config.scenario;
         self.shell(&steps::unbind(scenario), "unbinding the PF")?;
+        if let Some(text) = steps::as_afterwards(scenario) {
+            self.shell(&text, "binding the PF")?;
+        }
         let before = self.measure("before")?;
         self.shell(
             &steps::bring_up(scenario),

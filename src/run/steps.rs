@@ -29,27 +29,51 @@ pub(super) fn unbind(scenario: &Scenario) -> String {
     format!("[ ! -e {pf}/driver ] || echo {PF_ADDRESS} >{pf}/driver/unbind{unload}")
 }
 
-/// The driver bound and the VFs on, as far as the teardown begins with them.
-pub(super) fn bring_up(scenario: &Scenario) -> String {
-    let (pf, vfs) = (pf(), scenario.vfs);
-    let bind = match scenario.driver {
+/// The PF as the teardown leaves it, without VFs: what references are counted in before a round. `None`: as [`unbind`]
+/// leaves it.
+pub(super) fn as_afterwards(scenario: &Scenario) -> Option<String> {
+    match scenario.teardown {
+        Teardown::Unbind | Teardown::Rmmod | Teardown::PfRemove | Teardown::SlotPowerOff => None,
+        Teardown::NumvfsZero
+        | Teardown::NumvfsCycle
+        | Teardown::NumvfsOn
+        | Teardown::Reset
+        | Teardown::Bind => Some(bind(scenario)),
+    }
+}
+
+fn bind(scenario: &Scenario) -> String {
+    match scenario.driver {
         PfDriver::Virtio => format!("echo {PF_ADDRESS} >{DRIVERS}/virtio-pci/bind"),
         // A device that is meant for the module is bound when the module comes.
         PfDriver::Module { remove_ms } => {
-            let load = format!("insmod /{MODULE}.ko remove_ms={remove_ms}");
-            let mine = format!("echo {MODULE} >{pf}/driver_override");
-            match scenario.teardown {
-                Teardown::Bind => format!("{load} vfs={vfs} && {mine}"),
-                _ => format!("{mine} && {load} && [ -e {pf}/driver ]"),
-            }
+            let pf = pf();
+            format!(
+                "echo {MODULE} >{pf}/driver_override && insmod /{MODULE}.ko remove_ms={remove_ms} && [ -e {pf}/driver ]"
+            )
         }
-    };
-    if scenario.teardown.begins_with_vfs() {
-        let count = format!("[ $(ls -d {pf}/virtfn* | wc -l) = {vfs} ]");
-        format!("{bind} && echo {vfs} >{pf}/sriov_numvfs && {count}")
-    } else {
-        bind
     }
+}
+
+/// The driver bound and the VFs on, as far as the teardown begins with them. Comes after [`as_afterwards`].
+pub(super) fn bring_up(scenario: &Scenario) -> String {
+    let (pf, vfs) = (pf(), scenario.vfs);
+    let mut steps = Vec::new();
+    if as_afterwards(scenario).is_none() {
+        steps.push(bind(scenario));
+    }
+    if scenario.teardown.begins_with_vfs() {
+        steps.push(format!("echo {vfs} >{pf}/sriov_numvfs"));
+        steps.push(format!("[ $(ls -d {pf}/virtfn* | wc -l) = {vfs} ]"));
+    }
+    if scenario.teardown == Teardown::Bind {
+        steps.push(format!("echo {PF_ADDRESS} >{pf}/driver/unbind"));
+        steps.push(format!("echo {vfs} >/sys/module/{MODULE}/parameters/vfs"));
+    }
+    if steps.is_empty() {
+        steps.push("true".to_owned());
+    }
+    steps.join(" && ")
 }
 
 /// The teardown. The task that does it says first that it is the one.

@@ -166,10 +166,7 @@ impl fmt::Display for Schedule {
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.at {
-            At::Point(point) => point.fmt(f)?,
-            At::Time { role, after } => write!(f, "{role}+{}ms", after.as_millis())?,
-        }
+        self.at.fmt(f)?;
         if self.fire {
             f.write_str(" fire")?;
         }
@@ -180,6 +177,15 @@ impl fmt::Display for Step {
             write!(f, " return {value}")?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            At::Point(point) => point.fmt(f),
+            At::Time { role, after } => write!(f, "{role}+{}ms", after.as_millis()),
+        }
     }
 }
 
