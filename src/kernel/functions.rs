@@ -3,6 +3,10 @@
 //!
 //! `functions` has the names that ftrace can redirect, one a line, sorted; ` *N` after a name says that N functions
 //! have it. `functions.others` says what is known of other names: NAME, a kind and its value, with tabs between.
+//!
+//! Compared with a guest's available_filter_functions (Linux 7.2): every name of that file is in the table. The table
+//! has the second names of functions as well (`compat_sys_x`, `__x64_sys_getpid`), and counts for N also functions of
+//! the name that ftrace cannot redirect, because a look-up by name may find those.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
