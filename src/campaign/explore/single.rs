@@ -264,3 +264,203 @@ impl Walk {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{GuestRecord, Verdict, WireMessage};
+
+    const T: u32 = 70;
+    const U: u32 = 41;
+
+    fn event(kind: EventKind) -> Event {
+        Event {
+            number: 0,
+            ns: 0,
+            kind,
+        }
+    }
+
+    fn guest(pid: u32, what: Observation) -> Event {
+        event(EventKind::Guest(GuestRecord {
+            number: 0,
+            guest_ns: u64::from(pid) * 1000,
+            pid,
+            cpu: 0,
+            comm: "task".to_owned(),
+            what,
+        }))
+    }
+
+    fn enter(pid: u32, call: &str, function: Option<FunctionId>) -> Event {
+        let (call, stack) = (call.to_owned(), Vec::new());
+        guest(
+            pid,
+            Observation::Enter {
+                call,
+                function,
+                stack,
+            },
+        )
+    }
+
+    fn leave(pid: u32, call: &str, function: Option<FunctionId>) -> Event {
+        guest(
+            pid,
+            Observation::Return {
+                call: call.to_owned(),
+                function,
+            },
+        )
+    }
+
+    fn wire(from: Side, nth: u32) -> Event {
+        event(EventKind::Wire(WireMessage {
+            function: FunctionId::Vf(2),
+            from,
+            message: "GET_VRING_BASE".to_owned(),
+            vring: None,
+            value: None,
+            need_reply: false,
+            size: 8,
+            fds: 0,
+            nth,
+            answered_by_tap: false,
+        }))
+    }
+
+    fn phase(phase: Phase) -> Event {
+        event(EventKind::Phase {
+            phase,
+            round: 1,
+            console: 0,
+        })
+    }
+
+    fn outcome() -> Outcome {
+        Outcome {
+            verdict: Verdict::Pass,
+            findings: Vec::new(),
+            points_reached: Vec::new(),
+            schedule_kept: true,
+            seconds: 0.0,
+        }
+    }
+
+    #[test]
+    fn a_recording_tells_what_each_side_went_through() {
+        let (vf1, vf2) = (Some(FunctionId::Vf(1)), Some(FunctionId::Vf(2)));
+        let events = [
+            enter(T, "device_del", vf2),
+            phase(Phase::Teardown),
+            enter(T, "device_del", vf1),
+            guest(
+                T,
+                Observation::Task {
+                    role: "teardown".to_owned(),
+                },
+            ),
+            enter(T, "device_del", vf1),
+            leave(T, "device_del", vf1),
+            enter(T, "device_del", vf2),
+            wire(Side::Qemu, 0),
+            wire(Side::Backend, 0),
+            enter(T, "device_del", None),
+            enter(T, "device_del", vf2),
+            enter(99, "device_del", vf2),
+            guest(
+                U,
+                Observation::UnplugSeen {
+                    event: 1,
+                    function: vf2,
+                },
+            ),
+            enter(U, "device_del", vf2),
+            wire(Side::Qemu, 1),
+            guest(
+                U,
+                Observation::UnplugDone {
+                    event: 1,
+                    status: 0,
+                },
+            ),
+            wire(Side::Qemu, 2),
+            phase(Phase::Settle),
+            enter(T, "device_del", vf2),
+        ];
+        let trace = trace_of(&events, outcome());
+        let texts = |points: &[Point]| points.iter().map(Point::to_string).collect::<Vec<_>>();
+        assert_eq!(
+            texts(&trace.teardown),
+            [
+                "teardown/vf1:call:device_del#0@enter",
+                "teardown/vf1:call:device_del#0@return",
+                "teardown/vf2:call:device_del#0@enter",
+                "vf2:wire:GET_VRING_BASE#0@request",
+                "vf2:wire:GET_VRING_BASE#0@reply",
+                "teardown/any:call:device_del#2@enter",
+                "teardown/vf2:call:device_del#1@enter",
+                "vf2:wire:GET_VRING_BASE#2@request",
+            ]
+        );
+        assert_eq!(
+            texts(&trace.unplug),
+            [
+                "unplug/vf2:call:device_del#0@enter",
+                "vf2:wire:GET_VRING_BASE#1@request"
+            ]
+        );
+        assert_eq!(trace_of(&[], outcome()).teardown, Vec::new());
+    }
+
+    #[test]
+    fn a_schedule_is_kept_if_no_bound_was_needed() {
+        let wire: Point = "vf2:wire:GET_VRING_BASE#0@request".parse().unwrap();
+        let text = wire.to_string();
+        let mut step = crate::scenario::Step {
+            at: At::Point(wire.clone()),
+            fire: true,
+            hold: None,
+            returns: None,
+        };
+        let first = Role::Teardown;
+        let schedule = Schedule {
+            first,
+            steps: vec![step.clone()],
+        };
+        let reached = event(EventKind::PointReached {
+            point: text.clone(),
+        });
+        let ended = |end| {
+            event(EventKind::HoldEnded {
+                point: text.clone(),
+                held_ns: 1,
+                end,
+            })
+        };
+        assert!(!is_kept(&schedule, &[]));
+        assert!(points_reached(&schedule, &[]).is_empty());
+        assert!(is_kept(
+            &schedule,
+            &[reached.clone(), ended(HoldEnd::Reached)]
+        ));
+        assert!(!is_kept(
+            &schedule,
+            &[reached.clone(), ended(HoldEnd::Bound)]
+        ));
+        assert_eq!(points_reached(&schedule, &[reached]), [wire]);
+        step.at = At::Time {
+            role: first,
+            after: Duration::from_millis(4),
+        };
+        let schedule = Schedule {
+            first,
+            steps: vec![step],
+        };
+        let point = "teardown+4ms fire".to_owned();
+        assert!(is_kept(
+            &schedule,
+            &[event(EventKind::PointReached { point })]
+        ));
+    }
+}
