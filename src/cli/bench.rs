@@ -46,7 +46,8 @@ pub(super) struct Options {
 }
 
 impl Options {
-    fn given(&self) -> Vec<(&'static str, i64)> {
+    /// The scenario's parameters that were given, with their values.
+    pub(super) fn given(&self) -> Vec<(&'static str, i64)> {
         let all = [("vfs", self.vfs), ("vf", self.vf), ("rounds", self.rounds)];
         all.into_iter()
             .filter_map(|(name, value)| Some((name, value?)))

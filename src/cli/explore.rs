@@ -71,10 +71,17 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
     let found = explore(&mut guests, &settings, &step, &bench.stop, &bench.events);
     drop(guests);
     bench.quiet();
+    let given = args.options.given();
+    let replay: Vec<String> = given
+        .iter()
+        .filter(|(name, _)| *name != "rounds")
+        .map(|(name, value)| format!("--{name} {value}"))
+        .collect();
     let told = ExploreReport {
         scenario: &scenario.name,
         kernel: &args.kernel.to_string(),
         kernel_id: &kernel.id,
+        options: &replay.join(" "),
         exploration: &found,
         files: &dir,
     };

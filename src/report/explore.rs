@@ -18,6 +18,8 @@ pub struct ExploreReport<'a> {
     pub kernel: &'a str,
     /// Kernel identity.
     pub kernel_id: &'a str,
+    /// Options beside kernel and schedule that a replay needs, e.g. `--vf 3`; empty if none.
+    pub options: &'a str,
     /// What was found out.
     #[serde(flatten)]
     pub exploration: &'a Exploration,
@@ -61,8 +63,11 @@ pub fn explore(report: &ExploreReport<'_>, color: bool) -> String {
     if e.outcomes.is_empty() {
         text += "    none\n";
     }
+    let mut told = Vec::new();
     for seen in &e.outcomes {
-        outcome(&mut text, seen, color);
+        let is_new = !told.contains(&seen.first);
+        told.push(seen.first);
+        outcome(&mut text, seen, is_new, color);
     }
     match e.found {
         Some(first) => {
@@ -102,7 +107,8 @@ fn covered(covered: &Covered) -> String {
     format!("{} of {} points", covered.reached, covered.known)
 }
 
-fn outcome(text: &mut String, seen: &Seen, color: bool) {
+/// The text of a schedule is told once.
+fn outcome(text: &mut String, seen: &Seen, is_new: bool, color: bool) {
     let _ = write!(
         text,
         "    {}",
@@ -126,13 +132,16 @@ fn outcome(text: &mut String, seen: &Seen, color: bool) {
         }
     }
     text.truncate(text.trim_end_matches(' ').len());
-    let _ = writeln!(
+    let _ = write!(
         text,
-        "\n      {}, first {}: {}",
+        "\n      {}, first {}",
         number(seen.count as usize, "schedule"),
-        seen.first,
-        seen.schedule
+        seen.first
     );
+    if is_new {
+        let _ = write!(text, ": {}", seen.schedule);
+    }
+    text.push('\n');
 }
 
 fn smallest(text: &mut String, report: &ExploreReport<'_>, minimised: &Minimised) {
@@ -158,8 +167,11 @@ fn smallest(text: &mut String, report: &ExploreReport<'_>, minimised: &Minimised
     );
     let _ = writeln!(
         text,
-        "            vfrace run {} --kernel {} --schedule '{schedule}'",
-        report.scenario, report.kernel
+        "            vfrace run {} --kernel {}{}{} --schedule '{schedule}'",
+        report.scenario,
+        report.kernel,
+        if report.options.is_empty() { "" } else { " " },
+        report.options
     );
 }
 
@@ -246,7 +258,9 @@ mod tests {
             let (verdict, findings) = if text.contains("teardown/vf2:call:pci_stop_dev") {
                 let title = "vf2: its removal ran twice";
                 let twice = finding(Class::DoubleRemoval, title, None, Standing::Wanted);
-                (Verdict::DoubleRemoval, vec![twice])
+                let title = "PF reference count 4 -> 3, expected 4";
+                let count = finding(Class::Refcount, title, None, Standing::Wanted);
+                (Verdict::DoubleRemoval, vec![twice, count])
             } else if text.starts_with("unplug first; unplug/vf2:call:device_del") {
                 let title = "list_del corruption";
                 let list = finding(
@@ -294,6 +308,7 @@ mod tests {
             scenario: "unbind-vs-vf-unplug",
             kernel: "base",
             kernel_id: "0123",
+            options: "--vf 2",
             exploration,
             files: Path::new("results/x"),
         }

@@ -130,7 +130,12 @@ impl Race {
         };
         let finding = |class, number: usize| Finding {
             class,
-            title: format!("vf2 came to harm after {number} steps"),
+            // As in a real title, who came first varies.
+            title: if number % 2 == 0 {
+                format!("vf2 came to harm by one and another, pid {number}")
+            } else {
+                format!("vf2 came to harm by another and one, pid {number}")
+            },
             frame: None,
             standing: Standing::Wanted,
             round: Some(1),

@@ -11,7 +11,7 @@ use crate::scenario::Schedule;
 
 /// What makes two outcomes the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Key {
+struct Key {
     verdict: Verdict,
     finding: Option<(Class, String)>,
 }
@@ -43,10 +43,6 @@ impl Seen {
 }
 
 /// The outcomes that a round shows, without known issues. Never empty, none twice.
-pub(super) fn keys(outcome: &Outcome) -> Vec<Key> {
-    shown(outcome).into_iter().map(|(key, _)| key).collect()
-}
-
 fn shown(outcome: &Outcome) -> Vec<(Key, Option<&Finding>)> {
     let mut shown: Vec<(Key, Option<&Finding>)> = Vec::new();
     for finding in &outcome.findings {
@@ -118,18 +114,14 @@ pub(super) struct Tally {
 
 /// One of them, with every schedule that showed it.
 pub(super) struct Entry {
-    key: Key,
     seen: Seen,
-    schedules: Vec<Schedule>,
+    schedules: Vec<(u32, Schedule)>,
 }
 
 impl Entry {
-    pub(super) fn key(&self) -> Key {
-        self.key.clone()
-    }
-
-    pub(super) fn schedules(&self) -> &[Schedule] {
-        &self.schedules
+    /// The class of its finding.
+    pub(super) fn class(&self) -> Option<Class> {
+        self.seen.finding.as_ref().map(|finding| finding.class)
     }
 }
 
@@ -146,13 +138,12 @@ impl Tally {
             let known = self.places.get(&key).copied();
             if let Some(entry) = known.and_then(|at| self.entries.get_mut(at)) {
                 entry.seen.count += 1;
-                entry.schedules.push(schedule.clone());
+                entry.schedules.push((number, schedule.clone()));
                 continue;
             }
-            self.places.insert(key.clone(), self.entries.len());
+            self.places.insert(key, self.entries.len());
             new.extend(finding);
             self.entries.push(Entry {
-                key,
                 seen: Seen {
                     verdict: outcome.verdict,
                     finding: finding.cloned(),
@@ -161,7 +152,7 @@ impl Tally {
                     schedule: schedule.clone(),
                     count: 1,
                 },
-                schedules: vec![schedule.clone()],
+                schedules: vec![(number, schedule.clone())],
             });
         }
         new
@@ -170,6 +161,22 @@ impl Tally {
     /// The first wanted one.
     pub(super) fn wanted(&self) -> Option<&Entry> {
         self.entries.iter().find(|entry| entry.seen.is_wanted())
+    }
+
+    /// The schedules that showed a wanted finding of this class, in order, none twice.
+    pub(super) fn schedules(&self, class: Option<Class>) -> Vec<Schedule> {
+        let mut schedules: Vec<(u32, Schedule)> = Vec::new();
+        for entry in &self.entries {
+            if entry.seen.is_wanted() && entry.class() == class {
+                schedules.extend(entry.schedules.iter().cloned());
+            }
+        }
+        schedules.sort_by_key(|(number, _)| *number);
+        schedules.dedup_by_key(|(number, _)| *number);
+        schedules
+            .into_iter()
+            .map(|(_, schedule)| schedule)
+            .collect()
     }
 
     /// All of them, wanted ones first, then by their first schedule.

@@ -251,7 +251,7 @@ impl Plan {
     /// The next schedule; `None` when there is no new one.
     pub(super) fn next(&mut self) -> Option<(Kind, Schedule)> {
         self.number += 1;
-        let delay_is_due = self.number.is_multiple_of(DELAY_EVERY);
+        let delay_is_due = self.number % DELAY_EVERY == 0;
         let (kind, schedule) = self
             .delays
             .front()
