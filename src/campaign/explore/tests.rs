@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use proptest::prelude::*;
 
 use super::fake::{Bug, Op, Race, call};
+use super::minimise::minimise;
 use super::*;
-use crate::event::Class;
+use crate::event::{Class, EventSink};
 use crate::scenario::{CallPhase, Hold, Step, What, WirePhase};
 
 fn settings(schedules: u32) -> Settings {
