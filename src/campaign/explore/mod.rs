@@ -4,11 +4,11 @@
 //! It needs no trigger point to begin with. Two traces, one with each side first and nothing held, tell which points
 //! there are. Then come, within a budget:
 //!
-//! 1. single holds: one side is stopped at one of its points until the other one rests ([`plan`]);
+//! 1. single holds: one side is stopped at one of its points until the other one rests (`plan`);
 //! 2. between them the unplug after a delay, nothing held, on a doubling ladder;
-//! 3. when these are used up, priority schedules with random change points ([`pct`]).
+//! 3. when these are used up, priority schedules with random change points (`pct`).
 //!
-//! The first wanted finding is minimised afterwards ([`minimise`]). The search knows nothing of guests: it runs rounds
+//! The first wanted finding is minimised afterwards (`minimise`). The search knows nothing of guests: it runs rounds
 //! through a [`Runner`]. [`Guests`] makes one out of boots. The same seed, traces and outcomes give the same schedules.
 
 mod guests;
