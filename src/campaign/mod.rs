@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Many runs: scenarios times kernels times boots.
+//! Many runs: scenarios times kernels times boots; and the search for a schedule.
+
+pub mod explore;
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;

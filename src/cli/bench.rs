@@ -18,7 +18,7 @@ use crate::paths;
 use crate::qemu::provide::{provide, provide_busybox};
 use crate::qemu::{Accel, QemuBinary, Wish, choose_accel};
 use crate::report::{Recorder, Terminal, terminal};
-use crate::run::{Listener, Stop};
+use crate::run::{Listener, RunConfig, Stop};
 use crate::scenario::{self, Scenario, ScenarioError};
 
 use super::doctor::DoctorArgs;
@@ -70,11 +70,18 @@ pub(super) fn titles(data: &Path) -> Result<String, ScenarioError> {
 }
 
 impl Options {
-    fn given(&self) -> Vec<(&'static str, i64)> {
+    /// The scenario's parameters that were given, with their values.
+    pub(super) fn given(&self) -> Vec<(&'static str, i64)> {
         let all = [("vfs", self.vfs), ("vf", self.vf), ("rounds", self.rounds)];
         all.into_iter()
             .filter_map(|(name, value)| Some((name, value?)))
             .collect()
+    }
+
+    /// Rounds that one boot may serve where nothing but damage ends it: as many as it likes unless told otherwise.
+    pub(super) fn most_rounds_in_a_boot(&self) -> u32 {
+        let given = self.rounds.and_then(|rounds| u32::try_from(rounds).ok());
+        given.unwrap_or(u32::MAX)
     }
 
     /// Reads a scenario with these parameters.
@@ -117,7 +124,7 @@ impl Options {
 pub(super) struct Bench {
     pub(super) data: PathBuf,
     pub(super) stop: Stop,
-    events: EventSink,
+    pub(super) events: EventSink,
     display: JoinHandle<()>,
     cache: PathBuf,
 }
@@ -237,6 +244,31 @@ impl Ready<'_> {
     /// What is expected of a scenario on a kernel.
     pub(super) fn expected(&self, scenario: &Scenario, kernel: &KernelName) -> Option<Verdict> {
         self.expected.expectation(&scenario.name, kernel.variant())
+    }
+
+    /// The kernels, in the order of their names on the command line.
+    pub(super) fn kernels(&self) -> &[BuiltKernel] {
+        &self.kernels
+    }
+
+    /// What one run needs, with its results in `dir`.
+    pub(super) fn one_run<'b>(
+        &'b self,
+        scenario: &'b Scenario,
+        kernel: &'b BuiltKernel,
+        dir: PathBuf,
+    ) -> RunConfig<'b> {
+        RunConfig {
+            scenario,
+            kernel,
+            qemu: &self.qemu,
+            accel: self.accel,
+            busybox: &self.busybox,
+            init: &self.init,
+            known: &self.known,
+            dir,
+            stop: self.bench.stop.clone(),
+        }
     }
 
     /// Where the results are.

@@ -42,6 +42,9 @@ pub(super) enum Failure {
     /// A run's directory.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// A scenario without an unplug has one schedule only.
+    #[error("there is nothing to explore in `{0}`: nothing is unplugged in it")]
+    NothingToExplore(String),
     /// Signal handlers.
     #[error("cannot listen to signals")]
     Signals(#[source] std::io::Error),
@@ -65,6 +68,7 @@ impl Failure {
             Failure::Provide(error) => error.exit(),
             Failure::Accel(error) => error.exit(),
 
+            Failure::NothingToExplore(_) => ExitCode::Usage,
             Failure::Path(_)
             | Failure::Known(_)
             | Failure::Expect(_)
@@ -80,6 +84,9 @@ impl Failure {
             Failure::Host(error) => error.hint(),
             Failure::Provide(error) => error.hint(),
             Failure::Accel(error) => error.hint(),
+            Failure::NothingToExplore(_) => {
+                Some("use a scenario with an unplug, e.g. unbind-vs-vf-unplug".to_owned())
+            }
             _ => None,
         }
     }

@@ -3,6 +3,7 @@
 
 mod bench;
 mod doctor;
+mod explore;
 mod failure;
 mod kernel;
 mod matrix;
@@ -39,6 +40,11 @@ enum Command {
     Run(run::Args),
     /// Run scenarios on kernels and compare with what is expected
     Matrix(matrix::Args),
+    /// Search for a schedule that shows what a scenario looks for
+    ///
+    /// Needs no trigger point: two traces tell which there are. Then each side is stopped at one point after the other,
+    /// and after these at random ones. A boot serves rounds until it is damaged, at most --rounds of them.
+    Explore(explore::Args),
     /// Build and list the kernels under test
     Kernel(kernel::KernelArgs),
     /// List where a teardown or an unplug can be stopped, and what of it a kernel has
@@ -84,6 +90,7 @@ pub fn main(args: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
     match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Matrix(args) => matrix::run(&args),
+        Command::Explore(args) => explore::run(&args),
         Command::Kernel(args) => bench::kernel(&args).unwrap_or_else(failure::Failure::tell),
         Command::Points(args) => bench::points(&args).unwrap_or_else(failure::Failure::tell),
         Command::Doctor(args) => bench::doctor(&args).unwrap_or_else(failure::Failure::tell),

@@ -2,6 +2,7 @@
 //! Consumers of events and verdicts: the terminal, the recording as JSON lines. They only render; nothing here decides
 //! anything, and nothing else in the program prints.
 
+pub mod explore;
 pub mod jsonl;
 pub mod terminal;
 pub mod text;
@@ -13,6 +14,7 @@ use serde::Serialize;
 
 use crate::event::Verdict;
 
+pub use explore::{ExploreReport, explore};
 pub use jsonl::{Recorder, RecordingError};
 pub use terminal::{Style, Terminal};
 pub use text::{RunReport, matrix, run};
