@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use crate::campaign::{Campaign, Outcome, play};
 use crate::event::{EventKind, EventSink, Verdict};
 use crate::exit::ExitCode;
-use crate::kernel::{BuiltKernel, KernelName, Kernels};
+use crate::kernel::{BuiltKernel, Functions, KernelName, Kernels, Presence};
 use crate::oracle::{Expectations, KnownIssues};
 use crate::paths;
 
@@ -19,7 +19,7 @@ use crate::qemu::provide::{provide, provide_busybox};
 use crate::qemu::{Accel, QemuBinary, Wish, choose_accel};
 use crate::report::{Recorder, Terminal, terminal};
 use crate::run::{Listener, RunConfig, Stop};
-use crate::scenario::{self, Scenario, ScenarioError};
+use crate::scenario::{self, Scenario, ScenarioError, What};
 
 use super::doctor::DoctorArgs;
 use super::failure::Failure;
@@ -267,6 +267,8 @@ impl Ready<'_> {
             init: &self.init,
             known: &self.known,
             dir,
+            skip_sleep: self.skip_sleep,
+            repair: self.repair,
             stop: self.bench.stop.clone(),
         }
     }
@@ -283,6 +285,11 @@ impl Ready<'_> {
         boots: u32,
         jobs: usize,
     ) -> Result<Vec<Outcome>, Failure> {
+        for kernel in &self.kernels {
+            for scenario in scenarios {
+                check_points(scenario, kernel)?;
+            }
+        }
         let alone = jobs == 1;
         let listen = |dir: &Path| self.listener(dir, alone);
         Ok(play(&Campaign {
@@ -334,6 +341,32 @@ impl Ready<'_> {
             }
         })
     }
+}
+
+/// Refuses a schedule with a call point that the kernel does not have.
+fn check_points(scenario: &Scenario, kernel: &BuiltKernel) -> Result<(), Failure> {
+    let mut calls = scenario
+        .schedule
+        .points()
+        .filter_map(|point| match &point.what {
+            What::Call { call, .. } => Some((point, call)),
+            What::Wire { .. } => None,
+        });
+    let Some(first) = calls.next() else {
+        return Ok(());
+    };
+    let functions = Functions::load(kernel)?;
+    for (point, call) in std::iter::once(first).chain(calls) {
+        let presence = functions.has(call);
+        if presence != Presence::Ftraceable {
+            return Err(Failure::Point {
+                point: point.to_string(),
+                kernel: kernel.name.to_string(),
+                why: presence.to_string(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Several guests at a time: of each only where it is and what came out.

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::campaign::explore::{Budget, Guests, OneRound, Settings, explore};
+use crate::campaign::explore::{Budget, Guest, Guests, Settings, explore};
 use crate::event::{EventKind, FunctionId};
 use crate::exit::ExitCode;
 use crate::kernel::{BuiltKernel, KernelName};
@@ -100,17 +100,14 @@ fn one_boot<'a>(
     scenario: &'a Scenario,
     kernel: &'a BuiltKernel,
     boot: u32,
-) -> Result<OneRound<'a>, RunError> {
+) -> Result<Guest<'a>, RunError> {
     let dir = ready.dir().join(format!("boot-{boot}"));
     std::fs::create_dir_all(&dir).map_err(|source| RunError::Write {
         path: dir.clone(),
         source,
     })?;
     let listener = recorder(&dir);
-    Ok(OneRound::new(
-        ready.one_run(scenario, kernel, dir),
-        listener,
-    ))
+    Guest::boot(ready.one_run(scenario, kernel, dir), listener)
 }
 
 /// Writes the events of a boot. Progress is told by the search.

@@ -18,6 +18,16 @@ pub(super) enum Failure {
     /// The request's scenario.
     #[error(transparent)]
     Scenario(#[from] ScenarioError),
+    /// A point that the kernel under test does not have.
+    #[error("the point {point} is not there in the kernel {kernel}: {why}")]
+    Point {
+        /// The point.
+        point: String,
+        /// The kernel.
+        kernel: String,
+        /// Why its function cannot be one.
+        why: String,
+    },
     /// A kernel.
     #[error(transparent)]
     Kernel(#[from] KernelError),
@@ -63,6 +73,7 @@ impl Failure {
     pub(super) fn exit(&self) -> ExitCode {
         match self {
             Failure::Scenario(error) => error.exit(),
+            Failure::Point { .. } => ExitCode::Usage,
             Failure::Kernel(error) => error.exit(),
             Failure::Host(error) => error.exit(),
             Failure::Provide(error) => error.exit(),
@@ -80,6 +91,9 @@ impl Failure {
 
     fn hint(&self) -> Option<String> {
         match self {
+            Failure::Point { kernel, .. } => Some(format!(
+                "`vfrace points --kernel {kernel}` lists the points that it has"
+            )),
             Failure::Kernel(error) => error.hint(),
             Failure::Host(error) => error.hint(),
             Failure::Provide(error) => error.hint(),

@@ -76,7 +76,7 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 }
 
 pub(super) struct Machine<'a> {
-    config: &'a RunConfig<'a>,
+    config: Arc<RunConfig<'a>>,
     events: EventSink,
     pub(super) seen: Observations,
     pub(super) injector: Arc<Injector>,
@@ -92,7 +92,7 @@ pub(super) struct Machine<'a> {
 
 impl<'a> Machine<'a> {
     /// Starts the back end and QEMU.
-    pub(super) fn start(config: &'a RunConfig<'a>, events: &EventSink) -> Result<Self, Cut> {
+    pub(super) fn start(config: Arc<RunConfig<'a>>, events: &EventSink) -> Result<Self, Cut> {
         let private =
             private_dir().map_err(|error| Cut::host(format!("no private directory: {error}")))?;
         let seen = Observations::default();

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use crate::event::{Event, EventKind, EventSink};
 use crate::kernel::BuiltKernel;
-use crate::oracle::{Judgement, KnownIssues, judge, shows_double_removal};
+use crate::oracle::{Judgement, KnownIssues, judge, judge_round, shows_double_removal};
 use crate::qemu::{Accel, QemuBinary};
 use crate::scenario::{Scenario, Schedule};
 
@@ -30,6 +30,7 @@ pub type Stop = Arc<AtomicBool>;
 pub type Listener = Box<dyn FnMut(&Event) + Send>;
 
 /// What a run needs.
+#[derive(Clone)]
 pub struct RunConfig<'a> {
     /// The scenario.
     pub scenario: &'a Scenario,
@@ -56,7 +57,7 @@ pub struct RunConfig<'a> {
 }
 
 impl RunConfig<'_> {
-    fn console(&self) -> PathBuf {
+    fn console_file(&self) -> PathBuf {
         self.dir.join("console.log")
     }
 
@@ -98,7 +99,7 @@ pub enum RunError {
 
 /// Runs it. Blocks until QEMU is gone and everything is written.
 pub fn run(config: &RunConfig<'_>, listener: Listener) -> Result<RunResult, RunError> {
-    let mut session = Session::start(config, listener)?;
+    let mut session = Session::start(config.clone(), listener)?;
     for round in 1..=config.scenario.rounds {
         if session.round(&config.scenario.schedule, false).is_err() {
             break;
@@ -117,7 +118,7 @@ pub struct Ended;
 
 /// A run under way: one boot, in which rounds are played one after the other.
 pub struct Session<'a> {
-    config: &'a RunConfig<'a>,
+    config: Arc<RunConfig<'a>>,
     course: Option<Course<'a>>,
     events: EventSink,
     recording: Arc<Recording>,
@@ -129,12 +130,13 @@ pub struct Session<'a> {
 
 impl<'a> Session<'a> {
     /// Boots the guest. Should that fail, the session has no rounds and its verdict says why.
-    pub fn start(config: &'a RunConfig<'a>, listener: Listener) -> Result<Self, RunError> {
+    pub fn start(config: RunConfig<'a>, listener: Listener) -> Result<Self, RunError> {
+        let config = Arc::new(config);
         std::fs::create_dir_all(&config.dir).map_err(|source| RunError::Write {
             path: config.dir.clone(),
             source,
         })?;
-        let console = config.console();
+        let console = config.console_file();
         // QEMU makes it too, but a run that does not get that far is judged as well.
         std::fs::write(&console, b"").map_err(|source| RunError::Write {
             path: console.clone(),
@@ -157,7 +159,7 @@ impl<'a> Session<'a> {
             let (recording, listener) = (Arc::clone(&recording), Arc::clone(&listener));
             std::thread::spawn(move || recording.follow(&receiver, &listener))
         };
-        let course = match Course::boot(config, &events) {
+        let course = match Course::boot(Arc::clone(&config), &events) {
             Ok(course) => Some(course),
             Err(cut) => {
                 cut.tell(&events);
@@ -209,8 +211,26 @@ impl<'a> Session<'a> {
 
     /// What the console has said so far.
     pub fn console(&self) -> Result<Vec<u8>, RunError> {
-        let path = self.config.console();
+        let path = self.config.console_file();
         std::fs::read(&path).map_err(|source| RunError::Write { path, source })
+    }
+
+    /// The judgement on the last round alone, which was played with `schedule`.
+    pub fn judge_last_round(&self, schedule: &Schedule) -> Result<Judgement, RunError> {
+        let scenario = Scenario {
+            schedule: schedule.clone(),
+            ..self.config.scenario.clone()
+        };
+        let (console, known, round) = (self.console()?, self.config.known, self.rounds);
+        Ok(self.look(|events| judge_round(&scenario, events, &console, known, round)))
+    }
+
+    /// Ends the guest without a last step and without a verdict on the boot. The recording is complete when it returns.
+    pub fn abandon(mut self) {
+        self.course = None;
+        drop(self.events);
+        // Should it have panicked, there is nothing left to be done for the recording.
+        let _ = self.follower.join();
     }
 
     /// Removes the PF as a last step, powers the guest off and judges.
@@ -224,12 +244,12 @@ impl<'a> Session<'a> {
         // Should it have panicked, what it recorded until then is judged.
         let _ = self.follower.join();
         let mut all = self.recording.take();
-        let console = self.config.console();
+        let console = self.config.console_file();
         let bytes = std::fs::read(&console).map_err(|source| RunError::Write {
             path: console,
             source,
         })?;
-        let config = self.config;
+        let config = &self.config;
         let judgement = judge(config.scenario, &all, &bytes, config.known);
         let seconds = self.start.elapsed().as_secs_f64();
         conclude(

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The course of a run, from boot to power-off.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::event::{EventKind, EventSink, Invariants, Observation, Phase, Role};
@@ -32,7 +33,7 @@ const POWER_OFF: Duration = Duration::from_secs(8);
 
 /// A booted guest and what is done with it.
 pub(super) struct Course<'a> {
-    config: &'a RunConfig<'a>,
+    config: Arc<RunConfig<'a>>,
     machine: Machine<'a>,
     /// How much slower than usual this machine is, at least 1.
     slowness: f64,
@@ -40,10 +41,10 @@ pub(super) struct Course<'a> {
 
 impl<'a> Course<'a> {
     /// Starts the machine and waits for the guest's init.
-    pub(super) fn boot(config: &'a RunConfig<'a>, events: &EventSink) -> Result<Self, Cut> {
+    pub(super) fn boot(config: Arc<RunConfig<'a>>, events: &EventSink) -> Result<Self, Cut> {
         let mut course = Course {
+            machine: Machine::start(Arc::clone(&config), events)?,
             config,
-            machine: Machine::start(config, events)?,
             slowness: 1.0,
         };
         course.wait_for_init()?;

@@ -153,6 +153,23 @@ impl Schedule {
     }
 }
 
+impl Schedule {
+    /// The points that it names: where something happens, and what is waited for.
+    pub fn points(&self) -> impl Iterator<Item = &Point> {
+        self.steps.iter().flat_map(|step| {
+            let at = match &step.at {
+                At::Point(point) => Some(point),
+                At::Time { .. } => None,
+            };
+            let waited_for = match step.hold.as_ref().map(|hold| &hold.until) {
+                Some(Until::OtherAt(point)) => Some(point),
+                _ => None,
+            };
+            at.into_iter().chain(waited_for)
+        })
+    }
+}
+
 /// Writes what [`std::str::FromStr`] reads.
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

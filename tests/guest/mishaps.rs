@@ -155,6 +155,8 @@ fn a_guest_that_does_not_come_up_is_a_boot_failure() {
     kernel.module = module;
     let known = KnownIssues::load(&data.join("guest-tests/expect/known.toml")).unwrap();
     let config = RunConfig {
+        skip_sleep: false,
+        repair: false,
         scenario: &scenario,
         kernel: &kernel,
         qemu: &bench.qemu,

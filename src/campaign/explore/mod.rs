@@ -11,13 +11,13 @@
 //! The first wanted finding is minimised afterwards (`minimise`). The search knows nothing of guests: it runs rounds
 //! through a [`Runner`]. [`Guests`] makes one out of boots. The same seed, traces and outcomes give the same schedules.
 
+mod boot;
 mod guests;
 mod minimise;
 mod outcomes;
 mod pct;
 mod plan;
 mod search;
-mod single;
 
 #[cfg(test)]
 mod fake;
@@ -32,14 +32,14 @@ use serde::Serialize;
 
 use crate::event::{Finding, FunctionId, Role, Standing, Verdict};
 use crate::exit::ExitCode;
-use crate::scenario::{At, Point, Schedule, Until};
+use crate::scenario::{Point, Schedule};
 
+pub use boot::{Guest, trace_of};
 pub use guests::{Boot, Guests};
 pub use minimise::Minimised;
 pub use outcomes::Seen;
 pub use pct::Floor;
 pub use search::explore;
-pub use single::{OneRound, trace_of};
 
 /// Rounds that the minimisation may take beyond the budget.
 pub const EXTRA_ROUNDS: u32 = 24;
@@ -302,19 +302,4 @@ impl Exploration {
 
 fn is_wanted(finding: &Finding) -> bool {
     finding.standing == Standing::Wanted
-}
-
-/// The points at which a schedule stops a task or that it waits for.
-fn named_points(schedule: &Schedule) -> impl Iterator<Item = &Point> {
-    schedule.steps.iter().flat_map(|step| {
-        let at = match &step.at {
-            At::Point(point) => Some(point),
-            At::Time { .. } => None,
-        };
-        let waited_for = match step.hold.as_ref().map(|hold| &hold.until) {
-            Some(Until::OtherAt(point)) => Some(point),
-            _ => None,
-        };
-        at.into_iter().chain(waited_for)
-    })
 }

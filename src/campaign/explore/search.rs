@@ -10,7 +10,7 @@ use super::pct::Floor;
 use super::plan::{Plan, Side};
 use super::{
     Budget, Covered, EXTRA_ROUNDS, End, Exploration, Kind, Outcome, Runner, Settings, Trace, Tried,
-    is_wanted, named_points,
+    is_wanted,
 };
 use crate::event::{EventKind, EventSink, Role};
 use crate::scenario::{Point, Schedule};
@@ -152,7 +152,7 @@ impl<R: Runner> Search<'_, R> {
         for finding in self.tally.take(number, &schedule, outcome) {
             self.events.emit(EventKind::Finding(finding.clone()));
         }
-        let named = |point: &&Point| named_points(&schedule).any(|named| named == *point);
+        let named = |point: &&Point| schedule.points().any(|named| named == *point);
         let reached = outcome.points_reached.iter().filter(named).cloned();
         self.reached.extend(reached);
         self.tried.push(Tried {

@@ -1,74 +1,65 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A boot for each round, by the engine for single runs; and what both sides went through, out of a recording.
+//! A guest that serves round after round; and what both sides went through, out of its recording.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Boot, Outcome, Trace, named_points};
-use crate::event::{Event, EventKind, FunctionId, HoldEnd, Observation, Phase, Role, Side};
-use crate::run::{Listener, RunConfig, RunError, run};
-use crate::scenario::{At, CallPhase, Point, Scenario, Schedule, What, WirePhase};
+use super::{Boot, Outcome, Trace};
+use crate::event::{
+    Event, EventKind, FunctionId, HoldEnd, Observation, Phase, Role, Side, Verdict,
+};
+use crate::run::{Listener, RunConfig, RunError, Session};
+use crate::scenario::{At, CallPhase, Point, Schedule, What, WirePhase};
 
-/// A guest that runs one round.
-pub struct OneRound<'a> {
-    config: RunConfig<'a>,
-    listener: Option<Listener>,
-    events: Arc<Mutex<Vec<Event>>>,
+/// A guest under way.
+pub struct Guest<'a> {
+    session: Option<Session<'a>>,
+    ended: bool,
 }
 
-impl<'a> OneRound<'a> {
-    /// `config` says everything but the schedule; `listener` gets the events of the run.
-    pub fn new(config: RunConfig<'a>, listener: Listener) -> Self {
-        Self {
-            config,
-            listener: Some(listener),
-            events: Arc::default(),
-        }
+impl<'a> Guest<'a> {
+    /// Boots it. `config` says everything but the schedules; `listener` gets the events.
+    pub fn boot(config: RunConfig<'a>, listener: Listener) -> Result<Self, RunError> {
+        Ok(Self {
+            session: Some(Session::start(config, listener)?),
+            ended: false,
+        })
     }
 
-    fn play(&mut self, schedule: &Schedule) -> Result<(Outcome, Vec<Event>), RunError> {
-        let scenario = Scenario {
-            schedule: schedule.clone(),
-            rounds: 1,
-            ..self.config.scenario.clone()
+    fn play<T>(
+        &mut self,
+        schedule: &Schedule,
+        trace: bool,
+        look: impl FnOnce(&[Event], Outcome) -> T,
+    ) -> Result<T, RunError> {
+        let nothing = Outcome {
+            verdict: Verdict::Infra,
+            findings: Vec::new(),
+            points_reached: Vec::new(),
+            schedule_kept: false,
+            seconds: 0.0,
         };
-        let config = RunConfig {
-            scenario: &scenario,
-            kernel: self.config.kernel,
-            qemu: self.config.qemu,
-            accel: self.config.accel,
-            busybox: self.config.busybox,
-            init: self.config.init,
-            known: self.config.known,
-            dir: self.config.dir.clone(),
-            stop: self.config.stop.clone(),
+        // It is there until the guest is dropped.
+        let Some(session) = self.session.as_mut() else {
+            return Ok(look(&[], nothing));
         };
-        let (heard, mut listener) = (self.events.clone(), self.listener.take());
-        let both: Listener = Box::new(move |event| {
-            heard
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(event.clone());
-            if let Some(listener) = &mut listener {
-                listener(event);
-            }
-        });
-        let result = run(&config, both)?;
-        let events =
-            std::mem::take(&mut *self.events.lock().unwrap_or_else(PoisonError::into_inner));
-        let outcome = Outcome {
-            verdict: result.judgement.verdict,
-            findings: result.judgement.findings,
-            points_reached: points_reached(schedule, &events),
-            schedule_kept: is_kept(schedule, &events),
-            seconds: result.seconds,
-        };
-        Ok((outcome, events))
+        self.ended |= session.round(schedule, trace).is_err();
+        let judgement = session.judge_last_round(schedule)?;
+        Ok(session.look(|events| {
+            let round = last_round(events);
+            let outcome = Outcome {
+                verdict: judgement.verdict,
+                findings: judgement.findings,
+                points_reached: points_reached(schedule, round),
+                schedule_kept: is_kept(schedule, round),
+                seconds: 0.0,
+            };
+            look(round, outcome)
+        }))
     }
 }
 
-impl Boot for OneRound<'_> {
+impl Boot for Guest<'_> {
     type Error = RunError;
 
     fn trace(&mut self, first: Role) -> Result<Trace, RunError> {
@@ -76,18 +67,34 @@ impl Boot for OneRound<'_> {
             first,
             steps: Vec::new(),
         };
-        let (outcome, events) = self.play(&schedule)?;
-        Ok(trace_of(&events, outcome))
+        self.play(&schedule, true, trace_of)
     }
 
     fn round(&mut self, schedule: &Schedule) -> Result<Outcome, RunError> {
-        Ok(self.play(schedule)?.0)
+        self.play(schedule, false, |_, outcome| outcome)
     }
 
-    /// Its guest has powered off.
     fn damaged(&self) -> bool {
-        true
+        self.ended
     }
+}
+
+impl Drop for Guest<'_> {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take() {
+            session.abandon();
+        }
+    }
+}
+
+/// The events of the last round that was armed.
+fn last_round(events: &[Event]) -> &[Event] {
+    let begin = events
+        .iter()
+        .rposition(|event| is_phase(event, Phase::Armed));
+    begin
+        .and_then(|begin| events.get(begin..))
+        .unwrap_or_default()
 }
 
 /// The points that the schedule names and that were reported as reached.
@@ -103,7 +110,9 @@ fn points_reached(schedule: &Schedule, events: &[Event]) -> Vec<Point> {
             _ => None,
         })
         .collect();
-    let named = named_points(schedule).filter(|point| texts.contains(point.to_string().as_str()));
+    let named = schedule
+        .points()
+        .filter(|point| texts.contains(point.to_string().as_str()));
     named.cloned().collect()
 }
 
@@ -132,14 +141,10 @@ fn is_kept(schedule: &Schedule, events: &[Event]) -> bool {
     all && !missed
 }
 
-/// What both sides went through in the last round of a recording: the calls that the guest reported of their tasks, and
+/// What both sides went through in a round: the calls that the guest reported of their tasks, and
 /// the messages. A message is the unplug's if it came while the handler was at work, else the teardown's; that is right
 /// as long as the sides go one after the other.
-pub fn trace_of(events: &[Event], outcome: Outcome) -> Trace {
-    let begin = events
-        .iter()
-        .rposition(|event| is_phase(event, Phase::Teardown));
-    let round = events.get(begin.unwrap_or(0)..).unwrap_or_default();
+pub fn trace_of(round: &[Event], outcome: Outcome) -> Trace {
     let end = round
         .iter()
         .position(|event| is_phase(event, Phase::Settle));
