@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A race without a guest: two little state machines that obey a schedule, with a bug planted.
 
+use crate::scenario::{At, Until};
 use std::time::Duration;
 
 use super::*;

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+use crate::scenario::{At, Until};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
