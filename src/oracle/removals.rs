@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::invariants::{Round, frames, symbol};
-use crate::event::{FunctionId, Observation};
+use crate::event::{FunctionId, GuestRecord, Observation};
 
 /// The removal of one PCI function, VF or not (drivers/pci/remove.c).
 pub const REMOVE: &str = "pci_stop_and_remove_bus_device";
@@ -12,6 +12,8 @@ pub const REMOVE: &str = "pci_stop_and_remove_bus_device";
 pub const REMOVE_VF: &str = "pci_iov_remove_virtfn";
 /// The creation of a VF (drivers/pci/iov.c).
 pub const ADD_VF: &str = "pci_iov_add_virtfn";
+/// What makes a function that was found available to drivers and to user space (drivers/pci/bus.c).
+pub const ADD: &str = "pci_bus_add_device";
 /// The end of every removal, also of those that do not come through [`REMOVE`]: of what is below a removed bridge
 /// (pci_destroy_dev() in drivers/pci/remove.c).
 pub const DELETE: &str = "device_del";
@@ -119,6 +121,35 @@ impl Round<'_> {
         }
         removals.sort_by_key(|r| r.began);
         removals
+    }
+
+    /// VFs that were made available to drivers more than once between two creations, with how often and the tasks that
+    /// did it in this round: the counterpart of a double removal. Nothing in the kernel prints it. A VF that was there
+    /// when the round began had been added once before.
+    pub fn double_additions(&self) -> Vec<(FunctionId, usize, Vec<&GuestRecord>)> {
+        let mut created: BTreeMap<FunctionId, u32> = BTreeMap::new();
+        let mut added: BTreeMap<(FunctionId, u32), Vec<&GuestRecord>> = BTreeMap::new();
+        for record in self.records() {
+            let Observation::Enter {
+                call,
+                function: Some(vf @ FunctionId::Vf(_)),
+                ..
+            } = &record.what
+            else {
+                continue;
+            };
+            let times = created.entry(*vf).or_default();
+            match symbol(call) {
+                ADD_VF => *times = times.saturating_add(1),
+                ADD => added.entry((*vf, *times)).or_default().push(record),
+                _ => {}
+            }
+        }
+        added
+            .into_iter()
+            .map(|((vf, life), by)| (vf, by.len() + usize::from(life == 0), by))
+            .filter(|(_, times, _)| *times > 1)
+            .collect()
     }
 
     /// How often a VF was created in the round.

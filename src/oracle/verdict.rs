@@ -152,6 +152,7 @@ impl Case<'_> {
         let mut findings = Vec::new();
         for round in &self.rounds {
             self.removed_twice(round, &mut findings);
+            self.added_twice(round, &mut findings);
             self.counts(round, &mut findings);
         }
         self.console_findings(&mut findings);

@@ -37,6 +37,31 @@ impl Case<'_> {
         }
     }
 
+    pub(super) fn added_twice(&self, round: &Round<'_>, findings: &mut Vec<Finding>) {
+        for (vf, times, by) in round.double_additions() {
+            let who: Vec<String> = by
+                .iter()
+                .map(|record| words::task(round, record.pid, &record.comm))
+                .collect();
+            let title = format!(
+                "{vf} added {}, {}by {}",
+                words::times(times),
+                if times > by.len() {
+                    "the last time "
+                } else {
+                    ""
+                },
+                words::list(&who)
+            );
+            let standing = if self.scenario.wants.contains(&Class::Other) {
+                Standing::Wanted
+            } else {
+                Standing::Other
+            };
+            findings.push(finding(Class::Other, title, standing, Some(round.number)));
+        }
+    }
+
     /// Whether both sides of a round came back.
     fn back(&self, round: &Round<'_>) -> bool {
         round.teardown_status().is_some()

@@ -102,10 +102,13 @@ pub(super) fn runs(round: &Round<'_>, runs: &[Removal]) -> String {
 
 /// Who ran the removals.
 pub(super) fn who(round: &Round<'_>, runs: &[Removal]) -> String {
-    let who = runs
-        .iter()
-        .map(|r| format!("{} ({}, pid {})", role(round, r.pid), r.comm, r.pid));
+    let who = runs.iter().map(|r| task(round, r.pid, &r.comm));
     list(&who.collect::<Vec<_>>())
+}
+
+/// A task with its part in the round.
+pub(super) fn task(round: &Round<'_>, pid: u32, comm: &str) -> String {
+    format!("{} ({comm}, pid {pid})", role(round, pid))
 }
 
 /// The tasks of a round that did not come back.
