@@ -43,6 +43,7 @@ static void arm(const char *text)
 	vfrace_points_reset();
 	vfrace_functions_learn();
 	vfrace_calls_enable(true, strstr(text, "trace"), strstr(text, "nosleep"));
+	vfrace_sides_watch(true);
 	vfrace_unplug_arm(strstr(text, "unplug"));
 }
 
@@ -62,6 +63,7 @@ void vfrace_command(u32 id, u32 kind, char *text)
 		arm(text);
 		break;
 	case VFRACE_COMMAND_DISARM:
+		vfrace_sides_watch(false);
 		vfrace_unplug_arm(false);
 		vfrace_calls_enable(false, false, false);
 		break;
@@ -147,6 +149,7 @@ no_calls:
 
 static void __exit vfrace_exit(void)
 {
+	vfrace_sides_watch(false);
 	vfrace_calls_enable(false, false, false);
 	vfrace_unplug_exit();
 	vfrace_mailbox_exit();

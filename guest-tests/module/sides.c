@@ -8,9 +8,12 @@
 #include <linux/sched/task.h>
 #include <linux/stacktrace.h>
 #include <linux/string.h>
+#include <linux/workqueue.h>
 
 #include "vfrace.h"
 
+#define WATCH_EVERY	(HZ / 2)
+#define CIRCLES		3		/* looks in a row that find it */
 #define QUIET_NS	(20 * NSEC_PER_MSEC)
 #define FRAMES		40
 
@@ -72,6 +75,55 @@ bool vfrace_side_rests(struct vfrace_side *side)
 		return false;
 	}
 	return ktime_get_mono_fast_ns() - side->quiet_since > QUIET_NS;
+}
+
+/*
+ * Whether a task that was started waits for itself, or both wait for each other. Mutexes: such a circle never ends.
+ */
+static bool is_circle(void)
+{
+	int side;
+
+	for (side = 0; side < VFRACE_SIDES; side++) {
+		struct vfrace_side *mine = &vfrace_sides[side], *other = &vfrace_sides[!side];
+		struct mutex *lock, *back;
+		struct task_struct *owner;
+
+		if (!smp_load_acquire(&mine->started) || READ_ONCE(mine->done))
+			continue;
+		lock = vfrace_blocked_on(mine->task);
+		owner = lock ? vfrace_mutex_owner(lock) : NULL;
+		if (owner && owner == mine->task)
+			return true;
+		if (!owner || !smp_load_acquire(&other->started) || owner != other->task || READ_ONCE(other->done))
+			continue;
+		back = vfrace_blocked_on(other->task);
+		if (back && vfrace_mutex_owner(back) == mine->task)
+			return true;
+	}
+	return false;
+}
+
+/* While a round is armed, a circle that lasts is reported once, without being asked for. */
+static void watch_work(struct work_struct *work);
+static DECLARE_DELAYED_WORK(watcher, watch_work);
+static unsigned int circles;
+
+static void watch_work(struct work_struct *work)
+{
+	circles = is_circle() ? circles + 1 : 0;
+	if (circles == CIRCLES)
+		vfrace_sides_report();
+	else
+		schedule_delayed_work(&watcher, WATCH_EVERY);
+}
+
+void vfrace_sides_watch(bool on)
+{
+	cancel_delayed_work_sync(&watcher);
+	circles = 0;
+	if (on)
+		schedule_delayed_work(&watcher, WATCH_EVERY);
 }
 
 /* What was started and is not done says where it is. */

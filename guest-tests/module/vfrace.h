@@ -98,6 +98,7 @@ void vfrace_side_done(int side);
 int vfrace_side_of(struct task_struct *task);
 bool vfrace_side_rests(struct vfrace_side *side);
 void vfrace_sides_report(void);
+void vfrace_sides_watch(bool on);
 
 /* points.c: where a task is held */
 int vfrace_point_add(char *text);

@@ -31,6 +31,11 @@ impl Observations {
         self.0.1.notify_all();
     }
 
+    /// Whether there is a record from `from` on that is like that.
+    pub fn any(&self, from: usize, is: impl FnMut(&GuestRecord) -> bool) -> bool {
+        self.lock().get(from..).unwrap_or_default().iter().any(is)
+    }
+
     /// Number of records so far: a place to wait from.
     pub fn mark(&self) -> usize {
         self.lock().len()

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::event::{EventKind, EventSink, Invariants, Observation, Phase, Role};
+use crate::event::{EventKind, EventSink, GuestRecord, Invariants, Observation, Phase, Role};
 use crate::guest::control::{ControlError, Sent};
 use crate::guest::observations::Missed;
 use crate::guest::plan::Plan;
@@ -30,6 +30,17 @@ const PER_VF: Duration = Duration::from_millis(800);
 const DUMP: Duration = Duration::from_secs(5);
 /// For a guest that was told to power off.
 const POWER_OFF: Duration = Duration::from_secs(8);
+
+/// Why a wait for both sides ended early.
+enum Halt {
+    Cut(Cut),
+    /// They wait for each other, or one for itself.
+    Circle,
+}
+
+fn late(who: &str, limit: Duration) -> String {
+    format!("{who} did not come back in {:.0} s", limit.as_secs_f64())
+}
 
 /// A booted guest and what is done with it.
 pub(super) struct Course<'a> {
@@ -236,7 +247,8 @@ impl<'a> Course<'a> {
         round: u32,
     ) -> Result<(), Cut> {
         let limit = self.limit(TASK);
-        match self.done(teardown, limit) {
+        let waiting = self.machine.control.waiting(teardown);
+        match waiting.done(limit, || self.under_way(mark)) {
             Ok((0, _)) => {}
             // An error that the schedule brought about.
             Ok(_) if schedule.steps.iter().any(|step| step.returns.is_some()) => {}
@@ -246,9 +258,10 @@ impl<'a> Course<'a> {
                     output.trim()
                 )));
             }
-            Err(Missed::Stopped(cut)) => return Err(cut),
+            Err(Missed::Stopped(Halt::Cut(cut))) => return Err(cut),
+            Err(Missed::Stopped(Halt::Circle)) => return Err(self.circle(round)),
             Err(Missed::Late) => {
-                return Err(self.stuck("the teardown", limit, Some((Phase::Settle, round))));
+                return Err(self.stuck(&late("the teardown", limit), Some((Phase::Settle, round))));
             }
         }
         // Nothing says when the unplug is due: one side after the other.
@@ -263,7 +276,7 @@ impl<'a> Course<'a> {
         let done = seen.wait(
             mark,
             limit,
-            || self.machine.check(),
+            || self.under_way(mark),
             |record| {
                 matches!(&record.what, Observation::UnplugDone { event, .. } if *event == fired)
                     .then_some(())
@@ -271,24 +284,40 @@ impl<'a> Course<'a> {
         );
         match done {
             Ok(()) => Ok(()),
-            Err(Missed::Stopped(cut)) => Err(cut),
-            Err(Missed::Late) => {
-                Err(self.stuck("the unplug handler", limit, Some((Phase::Settle, round))))
-            }
+            Err(Missed::Stopped(Halt::Cut(cut))) => Err(cut),
+            Err(Missed::Stopped(Halt::Circle)) => Err(self.circle(round)),
+            Err(Missed::Late) => Err(self.stuck(
+                &late("the unplug handler", limit),
+                Some((Phase::Settle, round)),
+            )),
         }
+    }
+
+    /// The check while both sides are under way since `mark`. The guest says by itself when they wait for each other.
+    fn under_way(&mut self, mark: usize) -> Result<(), Halt> {
+        self.machine.check().map_err(Halt::Cut)?;
+        let circle = |record: &GuestRecord| matches!(record.what, Observation::TaskState { .. });
+        if self.machine.seen.any(mark, circle) {
+            return Err(Halt::Circle);
+        }
+        Ok(())
+    }
+
+    fn circle(&mut self, round: u32) -> Cut {
+        self.stuck(
+            "a task waits for a mutex that is given back only after it",
+            Some((Phase::Settle, round)),
+        )
     }
 
     /// Has the guest print who is blocked, who holds which lock and every task, and gives the reason to end here.
     /// `wait_over` is the phase that ends the wait in the recording: what the guest says from then on is not by the
     /// task that was waited for.
-    fn stuck(&mut self, who: &str, limit: Duration, wait_over: Option<(Phase, u32)>) -> Cut {
+    fn stuck(&mut self, why: &str, wait_over: Option<(Phase, u32)>) -> Cut {
         if let Some((phase, round)) = wait_over {
             self.machine.phase(phase, round);
         }
-        let cut = Cut::guest(format!(
-            "{who} did not come back in {:.0} s",
-            limit.as_secs_f64()
-        ));
+        let cut = Cut::guest(why);
         // Where both stand, by the module, which needs none of their locks. Should it not answer, the dump says more.
         if let Ok(sent) = self.send(CommandKind::States, "") {
             let limit = self.scaled(COMMAND);
@@ -324,9 +353,10 @@ impl<'a> Course<'a> {
         match self.done(sent, limit) {
             Ok(_) => self.measure("final").map(|_| ()),
             Err(Missed::Stopped(cut)) => Err(cut),
-            Err(Missed::Late) => {
-                Err(self.stuck("the removal of the PF", limit, Some((Phase::PowerOff, 0))))
-            }
+            Err(Missed::Late) => Err(self.stuck(
+                &late("the removal of the PF", limit),
+                Some((Phase::PowerOff, 0)),
+            )),
         }
     }
 
@@ -375,7 +405,7 @@ impl<'a> Course<'a> {
                 output.trim()
             ))),
             Err(Missed::Stopped(cut)) => Err(cut),
-            Err(Missed::Late) => Err(self.stuck(what, limit, None)),
+            Err(Missed::Late) => Err(self.stuck(&late(what, limit), None)),
         }
     }
 
