@@ -41,7 +41,7 @@ test-unit: setup ## tests that boot nothing
 
 .PHONY: test-guest
 test-guest: setup ## tests on real kernels
-	@unset MAKEFLAGS MFLAGS MAKELEVEL; $(CARGO) run --quiet --locked -- kernel build base v7 b1
+	@unset MAKEFLAGS MFLAGS MAKELEVEL; $(CARGO) run --quiet --locked -- kernel build base v7 v11 b1
 	@unset MAKEFLAGS MFLAGS MAKELEVEL; $(CARGO) test --locked --test guest -- --ignored --test-threads=1
 
 .PHONY: lint

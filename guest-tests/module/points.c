@@ -38,7 +38,7 @@ static const char *const until_names[] = {
 	[UNTIL_RESTS] = "rests",
 };
 
-struct point {
+struct vfrace_point {
 	u32 id;
 	int side;			/* VFRACE_NO_SIDE: either */
 	int index;
@@ -56,7 +56,7 @@ struct point {
 	bool reached, released;
 };
 
-static struct point points[POINTS];
+static struct vfrace_point points[POINTS];
 static unsigned int npoints;
 
 void vfrace_points_clear(void)
@@ -88,7 +88,7 @@ void vfrace_point_release(u32 id)
 int vfrace_point_add(char *text)
 {
 	char role[12], name[64], phase[8], until[12], value[24];
-	struct point *point = &points[npoints];
+	struct vfrace_point *point = &points[npoints];
 	int slot, end = 0;
 	u64 bound_us;
 
@@ -128,7 +128,7 @@ int vfrace_point_add(char *text)
 	return 0;
 }
 
-static bool is_blocked(struct vfrace_side *other, const struct point *point)
+static bool is_blocked(struct vfrace_side *other, const struct vfrace_point *point)
 {
 	struct mutex *lock = vfrace_blocked_on(other->task);
 	int index;
@@ -152,7 +152,19 @@ static bool other_reached(u32 id)
 	return false;
 }
 
-static bool has_come(const struct point *point, struct vfrace_side *other)
+static bool has_come(const struct vfrace_point *point, struct vfrace_side *other);
+
+/* A task that is held rests, unless what it waits for has come and it is about to go on. */
+static bool other_rests(struct vfrace_side *other)
+{
+	const struct vfrace_point *held = READ_ONCE(other->held);
+
+	if (!held)
+		return vfrace_side_is_blocked(other);
+	return held->until == UNTIL_RESTS || !has_come(held, &vfrace_sides[other == vfrace_sides]);
+}
+
+static bool has_come(const struct vfrace_point *point, struct vfrace_side *other)
 {
 	bool started = smp_load_acquire(&other->started);
 	u32 id;
@@ -172,7 +184,7 @@ static bool has_come(const struct point *point, struct vfrace_side *other)
 	case UNTIL_DONE:
 		return READ_ONCE(other->done);
 	case UNTIL_RESTS:
-		return vfrace_side_rests(other);
+		return other_rests(other);
 	case UNTIL_NONE:
 	case UNTIL_TIME:
 		break;
@@ -180,12 +192,12 @@ static bool has_come(const struct point *point, struct vfrace_side *other)
 	return false;
 }
 
-static void hold(const struct point *point, int side)
+static void vfrace_hold(const struct vfrace_point *point, int side)
 {
 	struct vfrace_side *mine = &vfrace_sides[side], *other = &vfrace_sides[!side];
 	u64 begin = ktime_get_mono_fast_ns(), args[2];
 
-	WRITE_ONCE(mine->held, true);
+	WRITE_ONCE(mine->held, point);
 	for (;;) {
 		vfrace_unplug_poll();
 		args[0] = ktime_get_mono_fast_ns() - begin;
@@ -203,7 +215,7 @@ static void hold(const struct point *point, int side)
 			break;
 		usleep_range(200, 500);
 	}
-	WRITE_ONCE(mine->held, false);
+	WRITE_ONCE(mine->held, NULL);
 	vfrace_report(VFRACE_REPORT_HELD, args, ARRAY_SIZE(args), point->text);
 }
 
@@ -213,7 +225,7 @@ void vfrace_points_at(struct vfrace_call *call, bool enter)
 	unsigned int i;
 
 	for (i = 0; i < npoints; i++) {
-		struct point *point = &points[i];
+		struct vfrace_point *point = &points[i];
 
 		if (point->slot != call->slot || point->enter != enter)
 			continue;
@@ -227,7 +239,7 @@ void vfrace_points_at(struct vfrace_call *call, bool enter)
 		WRITE_ONCE(point->reached, true);
 		if (point->until != UNTIL_NONE) {
 			if (preemptible())
-				hold(point, call->side);
+				vfrace_hold(point, call->side);
 			else
 				vfrace_fail("%s is called where it must not sleep: no hold there", call->name);
 		}

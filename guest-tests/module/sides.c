@@ -59,14 +59,14 @@ int vfrace_side_of(struct task_struct *task)
 	return VFRACE_NO_SIDE;
 }
 
-/* Whether it does not go on by itself: done, held, blocked on a mutex, or asleep without a break for a while. */
-bool vfrace_side_rests(struct vfrace_side *side)
+/* Whether it has begun and does not go on by itself: done, blocked on a mutex, or asleep without a break for a while. */
+bool vfrace_side_is_blocked(struct vfrace_side *side)
 {
 	unsigned long switches;
 
 	if (!smp_load_acquire(&side->started))
 		return false;
-	if (READ_ONCE(side->done) || READ_ONCE(side->held) || vfrace_blocked_on(side->task))
+	if (READ_ONCE(side->done) || vfrace_blocked_on(side->task))
 		return true;
 	switches = READ_ONCE(side->task->nvcsw) + READ_ONCE(side->task->nivcsw);
 	if (READ_ONCE(side->task->__state) == TASK_RUNNING || switches != side->switches) {

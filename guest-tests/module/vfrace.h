@@ -85,7 +85,8 @@ unsigned int vfrace_stack(char *text, size_t size, const unsigned long *frames, 
 
 struct vfrace_side {
 	struct task_struct *task;	/* with a reference */
-	bool started, done, held, committed;
+	const struct vfrace_point *held;	/* where, or NULL */
+	bool started, done, committed;
 	unsigned long switches;		/* context switches when last looked at */
 	u64 quiet_since;
 };
@@ -96,7 +97,7 @@ void vfrace_sides_reset(void);
 void vfrace_side_start(int side);
 void vfrace_side_done(int side);
 int vfrace_side_of(struct task_struct *task);
-bool vfrace_side_rests(struct vfrace_side *side);
+bool vfrace_side_is_blocked(struct vfrace_side *side);
 void vfrace_sides_report(void);
 void vfrace_sides_watch(bool on);
 

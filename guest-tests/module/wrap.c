@@ -4,7 +4,7 @@
  *
  * ftrace calls us at the first instruction of a function that is wrapped, and we go on in a wrapper of our own instead, as
  * a live patch does. The wrapper runs in the context of the caller and may sleep; it calls the function itself, which
- * ftrace lets pass because the call comes from call_original(). So a task that is held at an entry or a return stands in
+ * ftrace lets pass because the call comes from vfrace_call_original(). So a task that is held at an entry or a return stands in
  * an ordinary C function and keeps nothing but what it held anyway.
  *
  * Up to VFRACE_ARGS arguments in registers are handed on. Functions with more of them, or with structures by value, must
@@ -36,7 +36,7 @@ static unsigned long original_begin, original_end;
 typedef unsigned long (*function)(unsigned long, unsigned long, unsigned long, unsigned long, unsigned long,
 				  unsigned long);
 
-static noinline unsigned long call_original(unsigned long address, const unsigned long *args)
+static noinline unsigned long vfrace_call_original(unsigned long address, const unsigned long *args)
 {
 	unsigned long ret = ((function)address)(args[0], args[1], args[2], args[3], args[4], args[5]);
 
@@ -55,11 +55,11 @@ static noinline unsigned long vfrace_wrapped(unsigned int n, unsigned long a, un
 
 	/* Only a task can be held, and only a task is of interest. */
 	if (!in_task())
-		return call_original(slots[n].address, call.args);
+		return vfrace_call_original(slots[n].address, call.args);
 	atomic_inc(&inside);
 	vfrace_call_enter(&call);
 	if (!call.replaced)
-		call.ret = call_original(slots[n].address, call.args);
+		call.ret = vfrace_call_original(slots[n].address, call.args);
 	vfrace_call_return(&call);
 	atomic_dec(&inside);
 	return call.ret;
@@ -155,7 +155,7 @@ int vfrace_wrap_begin(void)
 
 int vfrace_wrap_init(void)
 {
-	original_begin = (unsigned long)call_original;
+	original_begin = (unsigned long)vfrace_call_original;
 	original_end = original_begin + vfrace_symbol_size(original_begin);
 	return original_end > original_begin ? 0 : -ENOENT;
 }

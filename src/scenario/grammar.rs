@@ -56,7 +56,7 @@ pub(super) const SCHEDULES: &[(&str, &str)] = &[
         "the handler goes first; the teardown begins when the handler is about to remove VF 1",
     ),
     (
-        "teardown/vf3:call:pci_setup_device return -12",
+        "teardown/vf3:call:pci_iov_add_virtfn return -12",
         "let VF 3 fail with -ENOMEM while VFs are enabled",
     ),
 ];
@@ -69,7 +69,8 @@ const POINTS_HEAD: &str = "A point is a place where something can be done in a r
       kernel function is called for. Messages have only `pf` and the VFs.\n\
     - `FAMILY`: `wire`, the vhost-user messages of a function; or `call`, the functions of the guest's kernel.\n\
     - `WHAT`: the message, or the kernel function by its name in the source. Suffixes that compilers add (`.isra.0`) cannot\n  \
-      be named; whether this kernel has the function, and not only inlined, is known when the guest runs.\n\
+      be named. `vfrace points --kernel K` says which functions a kernel has; another one is refused before anything boots.\n  \
+      A function with more than six arguments must not be named.\n\
     - `#N`: which occurrence since the round was armed, from 0, which is the default.\n\
     - `@PHASE`: of a message `request` (default; before the back end sees it) or `reply` (before QEMU sees it); of a call\n  \
       `enter` (default; before its first instruction) or `return` (after its last).\n";

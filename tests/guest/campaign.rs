@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use vfrace::event::{Event, EventKind, Observation, Verdict};
 
-fn vfrace(arguments: &[&str], out: &Path) -> Output {
+pub fn vfrace(arguments: &[&str], out: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_vfrace"))
         .args(arguments)
         .arg("--out")
@@ -15,7 +15,7 @@ fn vfrace(arguments: &[&str], out: &Path) -> Output {
         .unwrap()
 }
 
-fn told(output: &Output) -> String {
+pub fn told(output: &Output) -> String {
     let (out, err) = (
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr),
@@ -23,14 +23,14 @@ fn told(output: &Output) -> String {
     format!("{out}\n--- standard error:\n{err}")
 }
 
-fn events(dir: &Path) -> Vec<Event> {
+pub fn events(dir: &Path) -> Vec<Event> {
     let file = std::fs::read_to_string(dir.join("boot-1/events.jsonl")).unwrap();
     file.lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect()
 }
 
-fn verdict(events: &[Event]) -> Verdict {
+pub fn verdict(events: &[Event]) -> Verdict {
     let judged = events.iter().find_map(|event| match event.kind {
         EventKind::Judged { verdict, .. } => Some(verdict),
         _ => None,

@@ -9,4 +9,5 @@ mod bench;
 mod campaign;
 mod frames;
 mod mishaps;
+mod schedule;
 mod slot;
