@@ -44,6 +44,11 @@ test-guest: setup ## tests on real kernels
 	@unset MAKEFLAGS MFLAGS MAKELEVEL; $(CARGO) run --quiet --locked -- kernel build base v7 v11 b1
 	@unset MAKEFLAGS MFLAGS MAKELEVEL; $(CARGO) test --locked --test guest -- --ignored --test-threads=1
 
+# VFRACE_BENCH_ROUNDS=20 make bench is a short one; docs/performance.md has the other variables.
+.PHONY: bench
+bench: setup ## how often the race is hit, directed and undirected, and where the time goes
+	@unset MAKEFLAGS MFLAGS MAKELEVEL; $(CARGO) bench --quiet --locked --bench race
+
 .PHONY: lint
 lint: setup ## formatting, clippy, shellcheck
 	@$(CARGO) fmt --version >/dev/null 2>&1 || { echo 'make lint: cargo fmt is missing (Debian: rustfmt; rustup component add rustfmt)' >&2; exit 128; }

@@ -5,6 +5,7 @@
 #include <linux/delay.h>
 #include <linux/kernel.h>
 #include <linux/kref.h>
+#include <linux/ktime.h>
 #include <linux/pci.h>
 #include <linux/rcupdate.h>
 
@@ -12,12 +13,16 @@
 
 #define SETTLE_MS	20
 #define SETTLE_SAME	3
-#define SETTLE_TRIES	50
+#define SETTLE_TRIES	100
 
 struct sample {
 	s64 pf, bus;
 	u64 created, released;
 };
+
+/* What the last measurement settled at, with what was repaired since. One user: the work item of the commands. */
+static struct sample settled;
+static bool is_settled;
 
 static void take(struct sample *s)
 {
@@ -56,7 +61,11 @@ static s64 lock_depth(void)
 
 /*
  * References come and go for a moment after a removal (RCU, deferred work): a sample counts when it was the same
- * SETTLE_SAME times in a row. After SETTLE_TRIES the last one is reported as it is.
+ * SETTLE_SAME times in a row, each behind rcu_barrier() and at least SETTLE_MS behind the one before. After SETTLE_TRIES
+ * the last one is reported as it is.
+ *
+ * A label behind "=" says that nothing was done since the last measurement but a repair. If the state is still the one
+ * that settled then, it has been the same for longer than that, and there is nothing to wait for.
  */
 void vfrace_measure(const char *label)
 {
@@ -65,13 +74,26 @@ void vfrace_measure(const char *label)
 	int same = 0, tries;
 
 	take(&last);
+	if (*label == '=') {
+		label++;
+		if (is_settled && !memcmp(&last, &settled, sizeof(last)))
+			same = SETTLE_SAME;
+	}
 	for (tries = 0; same < SETTLE_SAME && tries < SETTLE_TRIES; tries++) {
+		ktime_t began = ktime_get();
+		s64 rest;
+
+		/* It takes two or three ticks by itself, which are part of the distance. */
 		rcu_barrier();
-		msleep(SETTLE_MS);
+		rest = SETTLE_MS * USEC_PER_MSEC - ktime_us_delta(ktime_get(), began);
+		if (rest > 0)
+			usleep_range(rest, rest + USEC_PER_MSEC);
 		take(&now);
 		same = memcmp(&now, &last, sizeof(now)) ? 0 : same + 1;
 		last = now;
 	}
+	settled = last;
+	is_settled = same >= SETTLE_SAME;
 	args[0] = last.pf;
 	args[1] = last.bus;
 	args[2] = last.created;
@@ -94,8 +116,10 @@ int vfrace_repair(const char *text)
 	ret = kstrtouint(text, 10, &references);
 	if (!ret && references > 16)
 		ret = -ERANGE;
-	for (; !ret && references; references--)
+	for (; !ret && references; references--) {
 		pci_dev_get(pf);
+		settled.pf++;
+	}
 	pci_dev_put(pf);
 	return ret;
 }

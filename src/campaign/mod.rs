@@ -2,6 +2,7 @@
 //! Many runs: scenarios times kernels times boots; and the search for a schedule.
 
 pub mod explore;
+pub mod stats;
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
