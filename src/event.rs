@@ -4,6 +4,8 @@
 //! The engine emits them through an [`EventSink`]; the JSON lines file, the terminal and the oracle only consume them.
 //! An event is self-contained: a recording can be judged and rendered long after the run, without QEMU.
 
+mod names;
+
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,158 +14,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-/// One function of the device, as the backend numbers it. VF numbers start at 1, as in the SR-IOV chapter of the PCI
-/// Express specification; Linux' `virtfn0` is [`FunctionId::Vf`]`(1)`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum FunctionId {
-    /// The physical function.
-    Pf,
-    /// Virtual function 1..=255.
-    Vf(u16),
-    /// The port that the device sits behind: not ours, but removing it removes the device.
-    Bridge,
-    /// The control function that carries commands and observations.
-    Mailbox,
-}
-
-impl FunctionId {
-    /// Linux' index of a VF (`virtfn0` is the first), if this is a VF.
-    pub fn vf_index(self) -> Option<u16> {
-        match self {
-            FunctionId::Vf(n) => n.checked_sub(1),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for FunctionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            FunctionId::Pf => f.write_str("pf"),
-            FunctionId::Vf(n) => write!(f, "vf{n}"),
-            FunctionId::Bridge => f.write_str("bridge"),
-            FunctionId::Mailbox => f.write_str("mailbox"),
-        }
-    }
-}
-
-impl std::str::FromStr for FunctionId {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<Self, String> {
-        match s {
-            "pf" => Ok(FunctionId::Pf),
-            "bridge" => Ok(FunctionId::Bridge),
-            "mailbox" => Ok(FunctionId::Mailbox),
-            _ => match s.strip_prefix("vf").map(str::parse::<u16>) {
-                Some(Ok(n @ 1..=255)) => Ok(FunctionId::Vf(n)),
-                _ => Err(format!(
-                    "`{s}` is not a function: use pf, vf1 to vf255, or bridge"
-                )),
-            },
-        }
-    }
-}
-
-impl Serialize for FunctionId {
-    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for FunctionId {
-    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        String::deserialize(d)?
-            .parse()
-            .map_err(serde::de::Error::custom)
-    }
-}
-
-/// What an unplug takes away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Target {
-    /// A function: a VF, the PF, or the bridge above them with all that is below it.
-    Function(FunctionId),
-    /// The card in the bridge's hotplug slot: the PF with its VFs.
-    Slot,
-}
-
-impl Target {
-    /// The function, if it is one.
-    pub fn function(self) -> Option<FunctionId> {
-        match self {
-            Target::Function(function) => Some(function),
-            Target::Slot => None,
-        }
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Target::Function(function) => function.fmt(f),
-            Target::Slot => f.write_str("slot"),
-        }
-    }
-}
-
-impl std::str::FromStr for Target {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<Self, String> {
-        match s.parse() {
-            _ if s == "slot" => Ok(Target::Slot),
-            Ok(FunctionId::Mailbox) | Err(_) => Err(format!(
-                "`{s}` cannot be unplugged: use pf, vf1 to vf255, slot, or bridge"
-            )),
-            Ok(function) => Ok(Target::Function(function)),
-        }
-    }
-}
-
-impl Serialize for Target {
-    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Target {
-    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        String::deserialize(d)?
-            .parse()
-            .map_err(serde::de::Error::custom)
-    }
-}
-
-/// The two sides of a race.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// The task that tears down (or, for some scenarios, brings up): it comes from the driver's side.
-    Teardown,
-    /// The task that handles the unplug: it comes from the platform's side.
-    Unplug,
-}
-
-impl Role {
-    /// The other side.
-    #[must_use]
-    pub fn other(self) -> Self {
-        match self {
-            Role::Teardown => Role::Unplug,
-            Role::Unplug => Role::Teardown,
-        }
-    }
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Role::Teardown => "teardown",
-            Role::Unplug => "unplug",
-        })
-    }
-}
+pub use names::{FunctionId, Role, Target};
 
 /// One end of a vhost-user socket, as the sender of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

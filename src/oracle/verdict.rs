@@ -306,12 +306,12 @@ impl Case<'_> {
     fn remarks(&self, evidence: &mut Vec<String>) {
         for event in self.events {
             match &event.kind {
-                EventKind::RunStarted { options, .. } => {
-                    if options.iter().any(|option| option == "skip-sleep") {
-                        evidence.push(
-                            "the kernel's sleep of one second in sriov_disable() was skipped".into(),
-                        );
-                    }
+                EventKind::RunStarted { options, .. }
+                    if options.iter().any(|option| option == "skip-sleep") =>
+                {
+                    evidence.push(
+                        "the kernel's sleep of one second in sriov_disable() was skipped".into(),
+                    );
                 }
                 EventKind::Repaired { references } => evidence.push(format!(
                     "the PF was given back {references} that a double removal took, so that the next round begins as \
