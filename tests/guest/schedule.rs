@@ -186,3 +186,38 @@ fn the_search_finds_the_double_removal_without_a_point() {
     assert!(said.contains("--schedule '"), "{said}");
     assert!(dir.path().join("explore.json").exists());
 }
+
+#[test]
+#[ignore = "boots a guest: make test"]
+fn the_unplug_may_go_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let scenario = "unbind-vs-vf-unplug";
+    let schedule = "unplug first; unplug/vf2:call:pci_stop_and_remove_bus_device fire until other-rests <=8000ms";
+    let output = vfrace(
+        &[
+            "run",
+            scenario,
+            "--kernel",
+            "base",
+            "--rounds",
+            "1",
+            "--schedule",
+            schedule,
+        ],
+        dir.path(),
+    );
+    let said = told(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let events = events(&dir.path().join(scenario).join("base"));
+    assert_eq!(verdict(&events), Verdict::DoubleRemoval, "{said}");
+    let place = |wanted: &dyn Fn(&Event) -> bool| events.iter().position(wanted).unwrap();
+    let held = place(&|event| {
+        matches!(&event.kind, EventKind::Guest(record)
+            if matches!(record.what, Observation::Point { .. }))
+    });
+    let torn_down = place(&|event| {
+        matches!(&event.kind, EventKind::Guest(record)
+            if matches!(record.what, Observation::Task { .. }))
+    });
+    assert!(held < torn_down, "{said}");
+}
