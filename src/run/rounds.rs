@@ -114,13 +114,13 @@ impl<'a> Course<'a> {
             self.measure("before", "=before")?
         } else {
             self.shell(&steps::unbind(scenario), "unbinding the PF")?;
-            if let Some(text) = steps::as_afterwards(scenario) {
+            if let Some(text) = steps::as_afterwards(scenario, schedule) {
                 self.shell(&text, "binding the PF")?;
             }
             self.measure("before", "before")?
         };
         self.shell(
-            &steps::bring_up(scenario),
+            &steps::bring_up(scenario, schedule),
             "binding the PF and enabling its VFs",
         )?;
         let plan = Plan::new(schedule);

@@ -2,7 +2,7 @@
 //! What the guest's shell is told: bringing the device up, tearing it down, bringing it back.
 
 use crate::qemu::machine::{BRIDGE_ADDRESS, PF_ADDRESS, SLOT_DIRECTORY};
-use crate::scenario::{Actuator, PfDriver, Scenario, Teardown, Unplug};
+use crate::scenario::{Actuator, PfDriver, Scenario, Schedule, Teardown, Unplug};
 
 const DRIVERS: &str = "/sys/bus/pci/drivers";
 /// The module's name, as a driver as well.
@@ -31,8 +31,10 @@ pub(super) fn unbind(scenario: &Scenario) -> String {
 
 /// The PF as the teardown leaves it, without VFs: what references are counted in before a round. `None`: as [`unbind`]
 /// leaves it.
-pub(super) fn as_afterwards(scenario: &Scenario) -> Option<String> {
+pub(super) fn as_afterwards(scenario: &Scenario, schedule: &Schedule) -> Option<String> {
     match scenario.teardown {
+        // A .probe() that the schedule makes fail leaves no driver.
+        Teardown::Bind if schedule.steps.iter().any(|step| step.returns.is_some()) => None,
         Teardown::Unbind | Teardown::Rmmod | Teardown::PfRemove | Teardown::SlotPowerOff => None,
         Teardown::NumvfsZero
         | Teardown::NumvfsCycle
@@ -71,10 +73,10 @@ fn bind(scenario: &Scenario) -> String {
 }
 
 /// The driver bound and the VFs on, as far as the teardown begins with them. Comes after [`as_afterwards`].
-pub(super) fn bring_up(scenario: &Scenario) -> String {
+pub(super) fn bring_up(scenario: &Scenario, schedule: &Schedule) -> String {
     let (pf, vfs) = (pf(), scenario.vfs);
     let mut steps = Vec::new();
-    if as_afterwards(scenario).is_none() {
+    if as_afterwards(scenario, schedule).is_none() {
         steps.push(bind(scenario));
     }
     if scenario.teardown.begins_with_vfs() {
