@@ -98,17 +98,19 @@ static int give_unplug(struct vfrace_unplug *unplug)
 	return virtqueue_add_inbuf(queues[VFRACE_QUEUE_UNPLUG], &sg, 1, unplug, GFP_ATOMIC);
 }
 
-/* By the polling thread and by tasks that are held. */
+/*
+ * By the polling thread and by tasks that are held, never in an interrupt: interrupts stay on, since turning them on again
+ * leaves translated code when one is pending.
+ */
 static DEFINE_RAW_SPINLOCK(unplug_lock);
 
 /* True: @unplug has been filled. Touches shared memory and nothing else; a lock that is taken is not waited for. */
 bool vfrace_mailbox_poll(struct vfrace_unplug *unplug)
 {
 	struct vfrace_unplug *got = NULL;
-	unsigned long flags;
 	unsigned int len;
 
-	if (!READ_ONCE(ready) || !raw_spin_trylock_irqsave(&unplug_lock, flags))
+	if (!READ_ONCE(ready) || !raw_spin_trylock(&unplug_lock))
 		return false;
 	got = virtqueue_get_buf(queues[VFRACE_QUEUE_UNPLUG], &len);
 	if (got) {
@@ -118,7 +120,7 @@ bool vfrace_mailbox_poll(struct vfrace_unplug *unplug)
 		/* Published without a kick, for the same reason as a report: the host looks when it needs a buffer. */
 		give_unplug(got);
 	}
-	raw_spin_unlock_irqrestore(&unplug_lock, flags);
+	raw_spin_unlock(&unplug_lock);
 	return got;
 }
 
