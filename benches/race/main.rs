@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use play::Aim;
 use setup::Setup;
 use tell::Results;
+use vfrace::host::chain;
 
 type Error = Box<dyn std::error::Error>;
 
@@ -52,10 +53,4 @@ fn bench() -> Result<ExitCode, Error> {
     print!("{}", results.markdown());
     eprintln!("the same as JSON: {}", setup.json().display());
     Ok(ExitCode::SUCCESS)
-}
-
-/// An error with its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

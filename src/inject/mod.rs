@@ -16,7 +16,8 @@ use crate::event::{
 use crate::guest::observations::{Missed, Observations};
 use crate::guest::plan::Plan;
 use crate::guest::proto::{UnplugAction, encode_unplug};
-use crate::qemu::slot::{Slot, SlotError};
+use crate::host::chain;
+use crate::qemu::slot::Slot;
 use crate::scenario::{Actuator, At, Hold, Point, Schedule, Step, Unplug, Until, What, WirePhase};
 use crate::wire::WireHook;
 
@@ -32,24 +33,12 @@ pub trait SlotActuator: Send + Sync {
 
 impl SlotActuator for Arc<Slot> {
     fn surprise_remove(&self) -> Result<(), String> {
-        Slot::surprise_remove(self, SLOT).map_err(told)
+        Slot::surprise_remove(self, SLOT).map_err(|error| chain(&error))
     }
 
     fn press_button(&self) -> Result<(), String> {
-        Slot::press_button(self, SLOT).map_err(told)
+        Slot::press_button(self, SLOT).map_err(|error| chain(&error))
     }
-}
-
-/// An error with its causes.
-fn told(error: SlotError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// For QEMU to answer; it does so in milliseconds unless a message is held, which has a bound of its own.

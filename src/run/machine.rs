@@ -13,6 +13,7 @@ use crate::guest::control::Control;
 use crate::guest::initramfs::{self, Parts};
 use crate::guest::observations::Observations;
 use crate::guest::proto::decode_report;
+use crate::host::chain;
 use crate::inject::Injector;
 use crate::qemu::Endpoint;
 use crate::qemu::machine::Machine as Hardware;
@@ -61,18 +62,6 @@ impl Cut {
             infrastructure: false,
         }
     }
-}
-
-/// An error with its causes on one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 pub(super) struct Machine<'a> {

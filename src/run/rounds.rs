@@ -9,11 +9,12 @@ use crate::guest::control::{ControlError, Sent};
 use crate::guest::observations::Missed;
 use crate::guest::plan::Plan;
 use crate::guest::proto::CommandKind;
+use crate::host::chain;
 use crate::qemu::machine::PF_ADDRESS;
 use crate::scenario::{At, Schedule};
 
 use super::RunConfig;
-use super::machine::{Cut, Machine, chain};
+use super::machine::{Cut, Machine};
 use super::steps;
 
 /// A boot that takes longer has failed. An idle machine needs 5 s under TCG, a loaded one was seen to need 12.

@@ -2,6 +2,7 @@
 //! Schedules on real guests: tasks held at call points, unplugs of every kind, replay, the search.
 
 use std::path::Path;
+use std::process::Output;
 
 use vfrace::event::{Event, EventKind, HoldEnd, Observation, Verdict};
 
@@ -23,6 +24,26 @@ fn points(events: &[Event]) -> Vec<String> {
         _ => None,
     };
     events.iter().filter_map(said).collect()
+}
+
+/// One round of the race of unbind and VF unplug with another schedule.
+fn play(kernel: &str, schedule: &str, out: &Path) -> (Output, Vec<Event>) {
+    let scenario = "unbind-vs-vf-unplug";
+    let output = vfrace(
+        &[
+            "run",
+            scenario,
+            "--kernel",
+            kernel,
+            "--rounds",
+            "1",
+            "--schedule",
+            schedule,
+        ],
+        out,
+    );
+    let events = events(&out.join(scenario).join(kernel));
+    (output, events)
 }
 
 #[test]
@@ -78,22 +99,9 @@ fn a_schedule_is_replayed_from_its_line() {
     let mut orders = Vec::new();
     for run in ["a", "b"] {
         let out = dir.path().join(run);
-        let output = vfrace(
-            &[
-                "run",
-                "unbind-vs-vf-unplug",
-                "--kernel",
-                "base",
-                "--rounds",
-                "1",
-                "--schedule",
-                schedule,
-            ],
-            &out,
-        );
+        let (output, events) = play("base", schedule, &out);
         let said = told(&output);
         assert_eq!(output.status.code(), Some(1), "{said}");
-        let events = events(&out.join("unbind-vs-vf-unplug/base"));
         assert_eq!(verdict(&events), Verdict::DoubleRemoval, "{said}");
         let printed = events.iter().find_map(|event| match &event.kind {
             EventKind::Schedule { text } => Some(text.clone()),
@@ -113,23 +121,9 @@ fn a_hold_that_nobody_ends_is_no_proof() {
     // the handler never comes there
     let schedule =
         "teardown/pf:call:sriov_disable fire until other-at(unplug/pf:call:sriov_enable) <=300ms";
-    let scenario = "unbind-vs-vf-unplug";
-    let output = vfrace(
-        &[
-            "run",
-            scenario,
-            "--kernel",
-            "v7",
-            "--rounds",
-            "1",
-            "--schedule",
-            schedule,
-        ],
-        dir.path(),
-    );
+    let (output, events) = play("v7", schedule, dir.path());
     let said = told(&output);
     assert_eq!(output.status.code(), Some(125), "{said}");
-    let events = events(&dir.path().join(scenario).join("v7"));
     let ended = events.iter().find_map(|event| match &event.kind {
         EventKind::Guest(record) => match record.what {
             Observation::HoldOver { end, .. } => Some(end),
@@ -191,24 +185,10 @@ fn the_search_finds_the_double_removal_without_a_point() {
 #[ignore = "boots a guest: make test"]
 fn the_unplug_may_go_first() {
     let dir = tempfile::tempdir().unwrap();
-    let scenario = "unbind-vs-vf-unplug";
     let schedule = "unplug first; unplug/vf2:call:pci_stop_and_remove_bus_device fire until other-rests <=8000ms";
-    let output = vfrace(
-        &[
-            "run",
-            scenario,
-            "--kernel",
-            "base",
-            "--rounds",
-            "1",
-            "--schedule",
-            schedule,
-        ],
-        dir.path(),
-    );
+    let (output, events) = play("base", schedule, dir.path());
     let said = told(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    let events = events(&dir.path().join(scenario).join("base"));
     assert_eq!(verdict(&events), Verdict::DoubleRemoval, "{said}");
     let place = |wanted: &dyn Fn(&Event) -> bool| events.iter().position(wanted).unwrap();
     let held = place(&|event| {

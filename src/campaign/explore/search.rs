@@ -13,6 +13,7 @@ use super::{
     is_wanted,
 };
 use crate::event::{EventKind, EventSink, Role};
+use crate::host::chain;
 use crate::scenario::{Point, Schedule};
 
 /// So many rounds in a row without a guest to judge end the search.
@@ -258,15 +259,4 @@ impl<R: Runner> Search<'_, R> {
 
 fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
-}
-
-/// An error with its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
 }
