@@ -72,6 +72,13 @@ fn bind(scenario: &Scenario) -> String {
     }
 }
 
+/// Whether the PF with this directory has so many VFs. Without a program: each costs the guest some 40 ms.
+fn count_vfs(pf: &str, vfs: u16) -> String {
+    format!(
+        "{{ n=0; for vf in {pf}/virtfn*; do [ -e $vf ] && n=$((n + 1)); done; [ $n = {vfs} ]; }}"
+    )
+}
+
 /// The driver bound and the VFs on, as far as the teardown begins with them. Comes after [`as_afterwards`].
 pub(super) fn bring_up(scenario: &Scenario, schedule: &Schedule) -> String {
     let (pf, vfs) = (pf(), scenario.vfs);
@@ -81,10 +88,7 @@ pub(super) fn bring_up(scenario: &Scenario, schedule: &Schedule) -> String {
     }
     if scenario.teardown.begins_with_vfs() {
         steps.push(format!("echo {vfs} >{pf}/sriov_numvfs"));
-        // Without a program: each costs the guest some 40 ms.
-        steps.push(format!(
-            "{{ n=0; for vf in {pf}/virtfn*; do [ -e $vf ] && n=$((n + 1)); done; [ $n = {vfs} ]; }}"
-        ));
+        steps.push(count_vfs(&pf, vfs));
     }
     if scenario.teardown == Teardown::Bind {
         steps.push(format!("echo {PF_ADDRESS} >{pf}/driver/unbind"));
@@ -152,4 +156,56 @@ pub(super) fn by_module(unplug: &Unplug) -> bool {
         unplug.actuator,
         Actuator::PciehpSurprise | Actuator::PciehpButton
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn only_a_teardown_that_unbinds_and_takes_vfs_ends_as_a_round_begins() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("guest-tests/scenarios");
+        let load = |name: &str| crate::scenario::load(name, &dir, &[]).unwrap();
+        for name in [
+            "unbind-alone",
+            "unbind-vs-vf-unplug",
+            "rmmod-alone",
+            "rmmod-vs-vf-unplug",
+        ] {
+            assert!(ends_as_it_begins(&load(name)), "{name}");
+        }
+        // A driver that is still bound, one that is still loaded, a PF or a card that is gone, a rescan.
+        for name in [
+            "numvfs-zero-vs-vf-unplug",
+            "bind-alone",
+            "reset-alone",
+            "unbind-vs-pf-remove",
+            "unbind-vs-rescan",
+            "unbind-vs-surprise",
+            "pf-remove-with-vfs",
+        ] {
+            assert!(!ends_as_it_begins(&load(name)), "{name}");
+        }
+        let mut loaded = load("unbind-alone");
+        loaded.driver = PfDriver::Module { remove_ms: 0 };
+        assert!(!ends_as_it_begins(&loaded));
+    }
+
+    #[test]
+    fn bringing_up_counts_the_vfs() {
+        // The same text in a shell, on a directory instead of the PF's.
+        let dir = tempfile::tempdir().unwrap();
+        for vf in 0..3 {
+            std::fs::write(dir.path().join(format!("virtfn{vf}")), "").unwrap();
+        }
+        for (vfs, expected) in [(3, true), (2, false), (4, false)] {
+            let count = count_vfs(&dir.path().display().to_string(), vfs);
+            let shell = std::process::Command::new("sh")
+                .args(["-c", &count])
+                .status();
+            assert_eq!(shell.unwrap().success(), expected, "{vfs}");
+        }
+    }
 }
