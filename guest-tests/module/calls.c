@@ -164,6 +164,11 @@ static bool helper_mark(struct task_struct *from, struct task_struct *to)
 	return found;
 }
 
+static bool is_lock(enum kind kind)
+{
+	return kind >= TAKES && kind <= RELEASES_MAYBE;
+}
+
 static void lock_enter(struct vfrace_call *call, enum kind kind)
 {
 	u64 owner;
@@ -241,12 +246,15 @@ void vfrace_call_enter(struct vfrace_call *call)
 			call->reported = call->replaced;
 			break;
 		default:
-			lock_enter(call, about->kind);
+			break;
 		}
-		if (call->reported && (about->kind < TAKES || about->kind > RELEASES_MAYBE))
+		if (call->reported)
 			report_enter(call);
 	}
 	vfrace_points_at(call, true);
+	/* behind the points: who has the lock now is what the task waits for */
+	if (about && is_lock(about->kind))
+		lock_enter(call, about->kind);
 released:
 	/* behind the points: up to here it is one of ours */
 	if (about && about->kind == FREES)
@@ -258,7 +266,7 @@ void vfrace_call_return(struct vfrace_call *call)
 	const struct observed *about = by_slot[call->slot];
 
 	if (call->reported) {
-		if (about->kind >= TAKES && about->kind <= RELEASES_MAYBE)
+		if (is_lock(about->kind))
 			lock_return(call, about->kind);
 		else
 			report_return(call);
