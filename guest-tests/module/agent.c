@@ -10,10 +10,12 @@
 
 #include <linux/cpumask.h>
 #include <linux/fs.h>
+#include <linux/fs_struct.h>
 #include <linux/list.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
+#include <linux/path.h>
 #include <linux/sched.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
@@ -116,8 +118,23 @@ static ssize_t agent_write(struct file *file, const char __user *buf, size_t cou
 	return count;			/* what is too long for a report is cut */
 }
 
+/* What init sees as /. A kernel thread of newer kernels (7.3) sees an empty tree. */
+struct path vfrace_root;
+static bool have_root;
+
+static int agent_open(struct inode *inode, struct file *file)
+{
+	mutex_lock(&lines_lock);
+	if (!have_root)
+		get_fs_root(current->fs, &vfrace_root);
+	have_root = true;
+	mutex_unlock(&lines_lock);
+	return 0;
+}
+
 static const struct file_operations agent_fops = {
 	.owner = THIS_MODULE,
+	.open = agent_open,
 	.read = agent_read,
 	.write = agent_write,
 };
@@ -138,6 +155,8 @@ void vfrace_agent_exit(void)
 	struct line *line, *next;
 
 	misc_deregister(&agent_device);
+	if (have_root)
+		path_put(&vfrace_root);
 	list_for_each_entry_safe(line, next, &lines, list)
 		kfree(line);
 }

@@ -43,7 +43,7 @@ int vfrace_unplug_set(char *text)
 		what = DO_VIRTFN;
 	} else if (sscanf(text, "device %d", &target) == 1) {
 		what = DO_DEVICE;
-	} else if (sscanf(text, "write %127s %n", path, &end) == 1 && end) {
+	} else if (sscanf(text, "write %127s %n", path, &end) == 1 && end && path[0] == '/') {
 		strscpy(value, text + end, sizeof(value));
 		what = DO_WRITE;
 	} else if (sscanf(text, "watch %63s %u", name, &watched_number) == 2) {
@@ -100,10 +100,13 @@ static int remove_device(int index)
 
 static int write_file(void)
 {
-	struct file *file = filp_open(path, O_WRONLY, 0);
+	struct file *file;
 	ssize_t ret;
 	loff_t at = 0;
 
+	if (!vfrace_root.mnt)
+		return -ENXIO;
+	file = file_open_root(&vfrace_root, path + 1, O_WRONLY, 0);
 	if (IS_ERR(file))
 		return PTR_ERR(file);
 	ret = kernel_write(file, value, strlen(value), &at);

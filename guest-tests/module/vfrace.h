@@ -4,6 +4,7 @@
 #define VFRACE_H
 
 #include <linux/mutex.h>
+#include <linux/path.h>
 #include <linux/pci.h>
 #include <linux/types.h>
 
@@ -49,6 +50,7 @@ u64 vfrace_dropped(void);
 int vfrace_agent_init(void);
 void vfrace_agent_exit(void);
 void vfrace_agent_push(u32 id, const char *text);
+extern struct path vfrace_root;			/* empty until init has opened it */
 
 /* wrap.c: functions of the kernel that are called through us */
 #define VFRACE_ARGS	6
