@@ -222,7 +222,7 @@ static void mailbox_remove(struct virtio_device *vdev)
 {
 	unsigned long flags;
 
-	vfrace_unplug_arm(false);
+	vfrace_unplug_arm(false, false);
 	raw_spin_lock_irqsave(&report_lock, flags);
 	WRITE_ONCE(ready, false);
 	raw_spin_unlock_irqrestore(&report_lock, flags);

@@ -34,7 +34,7 @@ unsigned long vfrace_symbol_size(unsigned long address)
 }
 
 /*
- * unplug: poll for one unplug; trace: report all calls that are known of both sides; nosleep: the teardown's long sleep
+ * unplug: poll for one unplug; spin: without sleeping; trace: report all calls that are known of both sides; nosleep: the teardown's long sleep
  * returns at once.
  */
 static void arm(const char *text)
@@ -44,7 +44,7 @@ static void arm(const char *text)
 	vfrace_functions_learn();
 	vfrace_calls_enable(true, strstr(text, "trace"), strstr(text, "nosleep"));
 	vfrace_sides_watch(true);
-	vfrace_unplug_arm(strstr(text, "unplug"));
+	vfrace_unplug_arm(strstr(text, "unplug"), strstr(text, "spin"));
 }
 
 void vfrace_command(u32 id, u32 kind, char *text)
@@ -64,7 +64,7 @@ void vfrace_command(u32 id, u32 kind, char *text)
 		break;
 	case VFRACE_COMMAND_DISARM:
 		vfrace_sides_watch(false);
-		vfrace_unplug_arm(false);
+		vfrace_unplug_arm(false, false);
 		vfrace_calls_enable(false, false, false);
 		break;
 	case VFRACE_COMMAND_MEASURE:

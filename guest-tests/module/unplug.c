@@ -5,10 +5,11 @@
  *
  * The thread must make progress while the host holds a vhost-user answer, i.e. while the other virtual CPU stands still
  * and owns QEMU's global lock. So the loop does nothing that leaves translated code: no cpu_relax() (PAUSE), no sleep
- * (HLT), no I/O, no console.
+ * (HLT), no I/O, no console. Where the schedule holds no message it sleeps between two looks.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
+#include <linux/delay.h>
 #include <linux/fs.h>
 #include <linux/kthread.h>
 #include <linux/module.h>
@@ -20,6 +21,7 @@
 #include "vfrace.h"
 
 #define UNPLUG_CPU	1
+#define POLL_US		100
 
 static enum { DO_NOTHING, DO_VIRTFN, DO_DEVICE, DO_WRITE, DO_WATCH } what;
 static int target;
@@ -28,7 +30,7 @@ static int watched;			/* slot */
 static u32 watched_number;
 
 static struct task_struct *thread;
-static bool armed;
+static bool armed, spins;
 static u32 pending;			/* number of an unplug that has come and is not begun */
 static DECLARE_WAIT_QUEUE_HEAD(armed_wait);
 
@@ -188,14 +190,18 @@ static int unplug_thread(void *unused)
 			/* A spinning thread must still pass through the scheduler now and then, for every kind of RCU. */
 			if (!(n & 0xfff))
 				cond_resched_tasks_rcu_qs();
+			if (!READ_ONCE(spins))
+				usleep_range(POLL_US, 2 * POLL_US);
 		}
 	}
 	return 0;
 }
 
-void vfrace_unplug_arm(bool on)
+/* @spin: never sleep, since the host may hold a message when the unplug comes. */
+void vfrace_unplug_arm(bool on, bool spin)
 {
 	WRITE_ONCE(pending, 0);
+	WRITE_ONCE(spins, spin);
 	WRITE_ONCE(armed, on);
 	wake_up_interruptible(&armed_wait);
 }
@@ -216,6 +222,6 @@ int vfrace_unplug_init(void)
 
 void vfrace_unplug_exit(void)
 {
-	vfrace_unplug_arm(false);
+	vfrace_unplug_arm(false, false);
 	kthread_stop(thread);
 }

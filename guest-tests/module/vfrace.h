@@ -113,7 +113,7 @@ void vfrace_points_at(struct vfrace_call *call, bool enter);
 /* unplug.c: the handler of an unplug */
 int vfrace_unplug_init(void);
 void vfrace_unplug_exit(void);
-void vfrace_unplug_arm(bool on);
+void vfrace_unplug_arm(bool on, bool spin);
 int vfrace_unplug_set(char *text);
 void vfrace_unplug_poll(void);
 void vfrace_unplug_watch(struct vfrace_call *call, bool enter);

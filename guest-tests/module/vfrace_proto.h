@@ -46,7 +46,7 @@ struct vfrace_unplug {
 /* vfrace_command.kind */
 #define VFRACE_COMMAND_EXEC	1	/* text is a line of shell for init */
 #define VFRACE_COMMAND_PF	2	/* text is the PF's address, DDDD:BB:DD.F */
-#define VFRACE_COMMAND_ARM	3	/* report calls; words: unplug, trace, nosleep; see main.c */
+#define VFRACE_COMMAND_ARM	3	/* report calls; words, see main.c */
 #define VFRACE_COMMAND_DISARM	4
 #define VFRACE_COMMAND_MEASURE	5	/* text is a label */
 /*

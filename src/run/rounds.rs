@@ -11,7 +11,7 @@ use crate::guest::plan::Plan;
 use crate::guest::proto::CommandKind;
 use crate::host::chain;
 use crate::qemu::machine::PF_ADDRESS;
-use crate::scenario::{At, Schedule};
+use crate::scenario::{At, Point, Schedule};
 
 use super::RunConfig;
 use super::machine::{Cut, Machine};
@@ -125,7 +125,7 @@ impl<'a> Course<'a> {
             "binding the PF and enabling its VFs",
         )?;
         let plan = Plan::new(schedule);
-        self.plan(&plan, trace)?;
+        self.plan(schedule, &plan, trace)?;
         self.machine.count_messages_from_here();
         let fired_before = self.machine.injector.fired();
         self.machine.phase(Phase::Armed, round);
@@ -158,7 +158,7 @@ impl<'a> Course<'a> {
     }
 
     /// Tells the guest its part of the schedule and arms it.
-    fn plan(&mut self, plan: &Plan, trace: bool) -> Result<(), Cut> {
+    fn plan(&mut self, schedule: &Schedule, plan: &Plan, trace: bool) -> Result<(), Cut> {
         self.tell(CommandKind::Point, "", "forgetting the points")?;
         for point in plan.commands() {
             self.tell(CommandKind::Point, point, "setting a point")?;
@@ -173,6 +173,10 @@ impl<'a> Course<'a> {
             )?;
             if steps::by_module(unplug) {
                 words.push("unplug");
+                // Nothing that sleeps goes on while a message is held.
+                if schedule.points().any(Point::is_wire) {
+                    words.push("spin");
+                }
             }
         }
         if trace {
