@@ -157,3 +157,119 @@ pub fn unplug_command(unplug: &Unplug, pf: &str, bridge: &str, slot: &str, numbe
         Actuator::SysfsUnbind => format!("write {devices}/{pf}/driver/unbind {pf}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(text: &str) -> Plan {
+        Plan::new(&text.parse().unwrap())
+    }
+
+    #[test]
+    fn a_call_point_is_a_line_for_the_module() {
+        let told = plan(
+            "teardown/pf:call:sriov_disable fire until other-blocked(device_lock(pf)) <=5000ms; \
+             vf2:wire:GET_VRING_BASE until time <=5ms; teardown/vf3:call:pci_iov_add_virtfn#1@return return -12",
+        );
+        assert_eq!(
+            told.commands(),
+            [
+                "0 teardown -1 sriov_disable enter 0 blocked -1 5000000 - teardown/pf:call:sriov_disable#0@enter",
+                "1 teardown 2 pci_iov_add_virtfn return 1 none - 0 -12 \
+                 teardown/vf3:call:pci_iov_add_virtfn#1@return",
+            ]
+        );
+        assert_eq!(told.waits_for_wire().count(), 0);
+    }
+
+    #[test]
+    fn a_point_that_is_waited_for_is_told_as_well() {
+        let told = plan(
+            "teardown/vf1:call:device_del fire until other-at(unplug/any:call:pci_lock_rescan_remove) <=10ms",
+        );
+        let [waited_for, held] = told.commands() else {
+            panic!("{told:?}")
+        };
+        assert!(waited_for.starts_with("0 unplug -4 pci_lock_rescan_remove enter 0 none - 0 - "));
+        assert!(held.contains(" at 0 10000 - "), "{held}");
+        // a step of the schedule is told once
+        let told = plan(
+            "teardown/vf1:call:device_del fire until other-at(unplug/vf1:call:device_del); \
+             unplug/vf1:call:device_del until other-rests",
+        );
+        let [first, second] = told.commands() else {
+            panic!("{told:?}")
+        };
+        assert!(first.contains(" at 1 "), "{first}");
+        assert!(second.starts_with("1 unplug 0 device_del enter 0 rests - "));
+    }
+
+    #[test]
+    fn a_message_is_waited_for_by_the_host() {
+        let told = plan(
+            "unplug first; unplug/vf1:call:device_del fire until other-at(vf1:wire:GET_VRING_BASE) <=50ms",
+        );
+        let waits: Vec<(u32, String)> = told
+            .waits_for_wire()
+            .map(|(id, point)| (id, point.to_string()))
+            .collect();
+        assert_eq!(waits, [(0, "vf1:wire:GET_VRING_BASE#0@request".to_owned())]);
+        assert!(
+            told.commands()
+                .iter()
+                .all(|line| line.contains(" released - 50000 "))
+        );
+    }
+
+    #[test]
+    fn the_unplug_is_told_with_its_target() {
+        let told = |actuator, target| {
+            let unplug = Unplug { actuator, target };
+            unplug_command(&unplug, "PF", "BRIDGE", "/slot", 7)
+        };
+        let (vf, pf) = (FunctionId::Vf(2), FunctionId::Pf);
+        let function = Target::Function;
+        for (actuator, target, expected) in [
+            (Actuator::Platform, function(vf), "virtfn 1"),
+            (
+                Actuator::PlatformDevice,
+                function(FunctionId::Bridge),
+                "device -3",
+            ),
+            (
+                Actuator::PciehpSurprise,
+                Target::Slot,
+                "watch pciehp_handle_presence_or_link_change 7",
+            ),
+            (
+                Actuator::PciehpButton,
+                Target::Slot,
+                "watch pciehp_handle_disable_request 7",
+            ),
+            (
+                Actuator::SysfsRemove,
+                function(FunctionId::Bridge),
+                "write /sys/bus/pci/devices/BRIDGE/remove 1",
+            ),
+            (
+                Actuator::SysfsRescan,
+                function(pf),
+                "write /sys/bus/pci/rescan 1",
+            ),
+            (
+                Actuator::SysfsNumvfs,
+                function(pf),
+                "write /sys/bus/pci/devices/PF/sriov_numvfs 0",
+            ),
+            (Actuator::SysfsPower, Target::Slot, "write /slot/power 0"),
+            (
+                Actuator::SysfsUnbind,
+                function(pf),
+                "write /sys/bus/pci/devices/PF/driver/unbind PF",
+            ),
+        ] {
+            assert_eq!(told(actuator, target), expected);
+        }
+    }
+}
