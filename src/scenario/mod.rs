@@ -122,7 +122,8 @@ pub enum Actuator {
     /// pci_iov_remove_virtfn(PF, vf) (arch/s390/pci/pci_iov.c, zpci_iov_remove_virtfn).
     Platform,
     /// The guest module takes the rescan/remove lock and removes the target by pci_stop_and_remove_bus_device(), as s390's
-    /// event handler does for a PF (arch/s390/pci/pci_bus.c, zpci_bus_remove_device).
+    /// event handler does for a PF (arch/s390/pci/pci_bus.c, zpci_bus_remove_device). For a VF nobody then drops the
+    /// reference to the PF that pci_iov_remove_virtfn() would drop, which the judge calls a LEAK.
     PlatformDevice,
     /// The slot loses its card without warning; the kernel's pciehp handles it. Target: the slot.
     PciehpSurprise,
