@@ -150,7 +150,9 @@ fn a_guest_that_does_not_come_up_is_a_boot_failure() {
         vfrace::scenario::load("unbind-alone", &data.join("guest-tests/scenarios"), &[]).unwrap();
     // a module that cannot be loaded: init says so and powers off
     let module = dir.path().join("vfrace.ko");
-    std::fs::write(&module, b"not a module").unwrap();
+    for file in [&module, &module.with_file_name(vfrace::kernel::PF_FILE)] {
+        std::fs::write(file, b"not a module").unwrap();
+    }
     let mut kernel = bench.base.clone();
     kernel.module = module;
     let known = KnownIssues::load(&data.join("guest-tests/expect/known.toml")).unwrap();
