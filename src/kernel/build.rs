@@ -82,7 +82,7 @@ pub struct Listed {
     pub built: u64,
 }
 
-/// What differs from a plain build of the same configuration, see [`outline`].
+/// What differs from a plain build of the same configuration, see src/kernel/outline.rs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutOfLine {
     /// The compiler's flags.

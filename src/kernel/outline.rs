@@ -5,7 +5,7 @@
 //! therefore compiled with flags that switch these optimisations off; functions that the source itself marks `inline`
 //! stay inline, the kernel relies on that. The source is not touched: kbuild hands CFLAGS_KERNEL to the compiler for
 //! built-in code (Documentation/kbuild/kbuild.rst), and expands it anew for every object file, so that it can look at
-//! the target's name. CFLAGS_<file>.o would not do: it goes by the file's name without its directory, and there are
+//! the target's name. `CFLAGS_x.o` would not do: it goes by the file's name without its directory, and there are
 //! many `core.o`, some of which have flags of their own under that name.
 
 /// The object files, without `.o`: PCI, SR-IOV and hotplug, the driver core, virtio's PCI driver, sysfs.
