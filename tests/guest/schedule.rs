@@ -185,7 +185,9 @@ fn the_search_finds_the_double_removal_without_a_point() {
 #[ignore = "boots a guest: make test"]
 fn the_unplug_may_go_first() {
     let dir = tempfile::tempdir().unwrap();
-    let schedule = "unplug first; unplug/vf2:call:pci_stop_and_remove_bus_device fire until other-rests <=8000ms";
+    // the handler is past its lookup, and waits there until the teardown is so as well
+    let schedule = "unplug first; unplug/vf2:call:pci_stop_and_remove_bus_device fire until \
+                    other-at(teardown/vf2:call:pci_stop_and_remove_bus_device) <=8000ms";
     let (output, events) = play("base", schedule, dir.path());
     let said = told(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
