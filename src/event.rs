@@ -345,6 +345,66 @@ pub struct Finding {
     /// Why it is known, for a known one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub reason: Option<String>,
+    /// The last point that was reached before it, in its text form.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub point: Option<String>,
+    /// Where it happened and how that was reached, innermost first; empty without a stack.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub stack: Vec<Frame>,
+    /// Up to five functions, the telling frame first: two findings of the same class with the same ones are the same bug.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub fingerprint: Vec<String>,
+    /// The kernel's taint as the report says it, e.g. `G        W  O` (Documentation/admin-guide/tainted-kernels.rst).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub taint: Option<String>,
+    /// Whether lockdep still checked locks then; unknown if nothing says so.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub lockdep: Option<bool>,
+    /// Whether the guest went on afterwards; unknown if nothing says so.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub alive: Option<bool>,
+}
+
+impl Finding {
+    /// A finding of which nothing else is known.
+    pub fn new(class: Class, title: impl Into<String>, standing: Standing) -> Self {
+        Finding {
+            class,
+            title: title.into(),
+            frame: None,
+            standing,
+            round: None,
+            console: None,
+            reason: None,
+            point: None,
+            stack: Vec::new(),
+            fingerprint: Vec::new(),
+            taint: None,
+            lockdep: None,
+            alive: None,
+        }
+    }
+}
+
+/// One level of a stack.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frame {
+    /// As the kernel printed it: `device_del+0x835/0x8c0`, behind it ` [module]` if it is in one.
+    pub text: String,
+    /// Where that is in the source, inlined functions first and the function that has them last; empty without symbols.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub places: Vec<Place>,
+}
+
+/// A line of source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The function, perhaps one that was inlined.
+    pub function: String,
+    /// The file, from the kernel's top directory where it is below that.
+    pub file: String,
+    /// The line, from 1; 0 if it is not known.
+    pub line: u32,
 }
 
 /// What happened.

@@ -21,9 +21,11 @@ use crate::host::files::{self, Lock};
 use crate::host::{HostError, command, tools};
 
 /// Raised when the way of building changes the result, so that kernels built before are not taken for new ones.
-const RECIPE: u32 = 2;
+const RECIPE: u32 = 3;
 /// Room that a full build needs, in MiB.
-const BUILD_MIB: u64 = 1500;
+const BUILD_MIB: u64 = 2500;
+/// What has the symbols and lines of a kernel.
+const SYMBOLS: &str = "vmlinux.debug";
 /// Digits of the identity that name the directory.
 const ID_DIGITS: usize = 20;
 
@@ -46,6 +48,8 @@ pub struct BuiltKernel {
     pub system_map: PathBuf,
     /// Table of the functions that ftrace can redirect, for [`super::Functions::load`].
     pub functions: PathBuf,
+    /// vmlinux without its code: symbols and lines, for addr2line and the kernel's decode_stacktrace.sh.
+    pub symbols: PathBuf,
     /// The directory of all these.
     pub dir: PathBuf,
     /// Checks that are compiled in, a line.
@@ -156,6 +160,7 @@ impl Kernels {
             module: module.built(&dir),
             system_map: dir.join("System.map"),
             functions: functions::path(&dir),
+            symbols: dir.join(SYMBOLS),
             dir: dir.clone(),
             config_summary: listed.config_summary,
         };
@@ -296,6 +301,7 @@ impl Work<'_> {
                 .map_err(files::failed("copy", &objects.join(from)))?;
         }
         functions::write(&tree, &objects, temp.path())?;
+        symbols(&objects.join("vmlinux"), &temp.path().join(SYMBOLS))?;
         let listed = Listed {
             name: self.name.clone(),
             id: id.to_owned(),
@@ -378,6 +384,13 @@ impl Work<'_> {
 
 fn read_listed(dir: &Path) -> Option<Listed> {
     serde_json::from_slice(&std::fs::read(dir.join("build.json")).ok()?).ok()
+}
+
+/// Takes symbols and lines out of a vmlinux (objcopy(1), --only-keep-debug).
+fn symbols(vmlinux: &Path, to: &Path) -> Result<(), HostError> {
+    let mut objcopy = Command::new("objcopy");
+    objcopy.args(["--only-keep-debug", "--compress-debug-sections=zlib"]);
+    command::output(objcopy.arg(vmlinux).arg(to), "objcopy").map(|_| ())
 }
 
 /// Compiler and linker, a line.

@@ -247,13 +247,9 @@ mod tests {
             self.0 += 1;
             let text = schedule.to_string();
             let finding = |class, title: &str, frame: Option<&str>, standing| Finding {
-                class,
-                title: title.to_owned(),
                 frame: frame.map(str::to_owned),
-                standing,
                 round: Some(1),
-                console: None,
-                reason: None,
+                ..Finding::new(class, title, standing)
             };
             let (verdict, findings) = if text.contains("teardown/vf2:call:pci_stop_dev") {
                 let title = "vf2: its removal ran twice";

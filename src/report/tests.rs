@@ -127,13 +127,8 @@ fn long_run() -> Vec<Event> {
     kinds.push(progress("kernel base: configure", "", None, true));
     kinds.extend(damaged().events.into_iter().map(|e| e.kind));
     kinds.push(EventKind::Finding(Finding {
-        class: Class::DoubleRemoval,
-        title: "vf2 removed TWICE".into(),
-        frame: None,
-        standing: Standing::Wanted,
         round: Some(1),
-        console: None,
-        reason: None,
+        ..Finding::new(Class::DoubleRemoval, "vf2 removed TWICE", Standing::Wanted)
     }));
     kinds.push(EventKind::Judged {
         verdict: Verdict::DoubleRemoval,

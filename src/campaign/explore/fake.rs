@@ -129,19 +129,17 @@ impl Race {
             } => in_order(&[(t, *after), (u, *unplug), (t, *before)]),
             Bug::Order(steps) => in_order(steps),
         };
-        let finding = |class, number: usize| Finding {
-            class,
+        let finding = |class, number: usize| {
             // As in a real title, who came first varies.
-            title: if number % 2 == 0 {
+            let title = if number % 2 == 0 {
                 format!("vf2 came to harm by one and another, pid {number}")
             } else {
                 format!("vf2 came to harm by another and one, pid {number}")
-            },
-            frame: None,
-            standing: Standing::Wanted,
-            round: Some(1),
-            console: None,
-            reason: None,
+            };
+            Finding {
+                round: Some(1),
+                ..Finding::new(class, title, Standing::Wanted)
+            }
         };
         let (verdict, findings) = match (came_back, shows) {
             (false, _) => (Verdict::Deadlock, vec![finding(Class::Deadlock, 0)]),

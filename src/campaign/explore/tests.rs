@@ -427,13 +427,8 @@ fn budgets_are_numbers_or_times() {
 #[test]
 fn outcomes_are_told_apart_by_what_matters() {
     let finding = |title: &str, frame: Option<&str>, standing| Finding {
-        class: Class::UseAfterFree,
-        title: title.to_owned(),
         frame: frame.map(str::to_owned),
-        standing,
-        round: None,
-        console: None,
-        reason: None,
+        ..Finding::new(Class::UseAfterFree, title, standing)
     };
     let findings = vec![
         finding(

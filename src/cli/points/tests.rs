@@ -41,6 +41,7 @@ fn shown(line: &str) -> String {
         module: at("vfrace.ko"),
         system_map: at("System.map"),
         functions: at("functions"),
+        symbols: at("vmlinux.debug"),
         dir: dir.path().to_path_buf(),
         config_summary: String::new(),
     };

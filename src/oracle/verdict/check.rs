@@ -10,13 +10,8 @@ use crate::scenario::Teardown;
 
 fn finding(class: Class, title: String, standing: Standing, round: Option<u32>) -> Finding {
     Finding {
-        class,
-        title,
-        frame: None,
-        standing,
         round,
-        console: None,
-        reason: None,
+        ..Finding::new(class, title, standing)
     }
 }
 
@@ -149,13 +144,11 @@ impl Case<'_> {
             let round = self.round_of(report.span.start as u64);
             let (standing, reason) = self.standing(report, round, cause.as_ref());
             findings.push(Finding {
-                class: report.class,
-                title: report.title.clone(),
                 frame: report.frame.clone(),
-                standing,
                 round,
                 console: Some((report.span.start as u64, report.span.end as u64)),
                 reason,
+                ..Finding::new(report.class, report.title.clone(), standing)
             });
         }
     }
