@@ -30,6 +30,9 @@ pub struct Report {
     pub frame: Option<String>,
     /// Reliable functions of its first stack, innermost first.
     pub stack: Vec<String>,
+    /// The same with their offsets, as printed, without addresses; where it happened comes first, if the headline or the
+    /// registers say it.
+    pub frames: Vec<String>,
     /// From the headline to the end, in bytes of the console. Lines of other callers may lie in between.
     pub span: Range<usize>,
     /// Its lines, without those of other callers.
@@ -65,9 +68,9 @@ fn patterns() -> Option<&'static Patterns> {
     static PATTERNS: LazyLock<Option<Patterns>> = LazyLock::new(|| {
         Some(Patterns {
             // x86 ` func+0x1/0x2`, s390x ` [<000003ffe04ef6f4>] func+0x1/0x2`; `?` and `([<..>]` are unreliable
-            frame: Regex::new(r"^\s+(?:\[<[0-9a-f]+>\] )?([A-Za-z_][\w.]*)\+0x[0-9a-f]+/0x[0-9a-f]+").ok()?,
+            frame: Regex::new(r"^\s+(?:\[<[0-9a-f]+>\] )?(([A-Za-z_][\w.]*)\+0x[0-9a-f]+/0x[0-9a-f]+(?: \[\w+\])?)").ok()?,
             // where it happened: the WARNING line, the registers, KASAN's headline
-            place: Regex::new(r"(?:^RIP: 0010:|^Krnl PSW : .*\(| at | in |:\d+ )([A-Za-z_][\w.]*)\+0x[0-9a-f]+/0x").ok()?,
+            place: Regex::new(r"(?:^RIP: 0010:|^Krnl PSW : .*\(| at | in |:\d+ )(([A-Za-z_][\w.]*)\+0x[0-9a-f]+/0x[0-9a-f]+(?: \[\w+\])?)").ok()?,
             // what can follow a stack within the same report
             body: Regex::new(concat!(
                 r"^(\s|$|\(\[<|RIP:|Code:|RSP:|R[A-Z0-9]{2}:|[A-Z]{2}:|CR2|DR\d|PKRU|EFLAGS|irq event|(hard|soft)irqs last|",
@@ -128,6 +131,14 @@ pub(super) fn reports(lines: &[Line], rules: &Rules) -> Vec<Report> {
     }
     found.extend(open.map(|r| r.close(rules, patterns)));
     found
+}
+
+/// A level of a stack.
+struct Call {
+    /// With the offset.
+    text: String,
+    /// Without.
+    function: String,
 }
 
 enum End {
@@ -202,12 +213,19 @@ impl<'a> Open<'a> {
         let title = printable(&self.headline.text);
         let start = first.map_or(0, |l| l.span.start);
         let end = self.lines.last().map_or(start, |l| l.span.end);
-        let (place, mut stack) = self.stack(patterns);
-        stack.retain(|function| !rules.is_wrapper(function));
-        let innermost = place.as_deref().or(stack.first().map(String::as_str));
+        let (place, mut calls) = self.stack(patterns);
+        calls.retain(|call| !rules.is_wrapper(&call.function));
+        let innermost = place.as_ref().or(calls.first());
+        let innermost = innermost.map(|call| call.function.as_str());
         let rule = rules.headline(&title, innermost).unwrap_or(self.rule);
-        let telling = |f: &&String| !rules.is_plumbing(f);
-        let frame = place.iter().chain(&stack).find(telling).cloned();
+        let all = || place.iter().chain(&calls);
+        let frame = all().find(|call| !rules.is_plumbing(&call.function));
+        let frame = frame.map(|call| call.function.clone());
+        // KASAN's headline and the registers name the place that the stack begins with as well.
+        let again = |call: &&Call| calls.iter().any(|c| c.text == call.text);
+        let place = place.iter().filter(|call| !again(call));
+        let frames = place.chain(&calls).map(|call| call.text.clone()).collect();
+        let stack = calls.iter().map(|call| call.function.clone()).collect();
         let text: Vec<&str> = self.lines.iter().map(|l| l.text.as_str()).collect();
         Report {
             rule: rule.id.clone(),
@@ -215,6 +233,7 @@ impl<'a> Open<'a> {
             title,
             frame,
             stack,
+            frames,
             span: start..end,
             text: text.join("\n"),
             complete: self.complete,
@@ -223,8 +242,14 @@ impl<'a> Open<'a> {
     }
 
     /// Where it happened, and the functions of the stack that led there.
-    fn stack(&self, patterns: &Patterns) -> (Option<String>, Vec<String>) {
-        let name = |re: &Regex, text: &str| Some(re.captures(text)?.get(1)?.as_str().to_owned());
+    fn stack(&self, patterns: &Patterns) -> (Option<Call>, Vec<Call>) {
+        let call = |re: &Regex, text: &str| {
+            let captures = re.captures(text)?;
+            Some(Call {
+                text: captures.get(1)?.as_str().to_owned(),
+                function: captures.get(2)?.as_str().to_owned(),
+            })
+        };
         let begin = self
             .lines
             .iter()
@@ -242,7 +267,7 @@ impl<'a> Open<'a> {
             .any(|l| l.text.contains("is trying to"));
         let place = match lockdep {
             true => None,
-            false => head.iter().find_map(|l| name(&patterns.place, &l.text)),
+            false => head.iter().find_map(|l| call(&patterns.place, &l.text)),
         };
         let mut stack = Vec::new();
         for line in self.lines.get(begin..).unwrap_or_default() {
@@ -253,7 +278,7 @@ impl<'a> Open<'a> {
             {
                 break;
             }
-            stack.extend(name(&patterns.frame, &line.text));
+            stack.extend(call(&patterns.frame, &line.text));
         }
         (place, stack)
     }
