@@ -25,6 +25,7 @@
 struct slot {
 	unsigned long address;
 	char name[NAME_SIZE];
+	bool off;			/* was wrapped, and is not */
 };
 
 static struct slot slots[VFRACE_SLOTS];
@@ -120,10 +121,14 @@ int vfrace_wrap(const char *name)
 
 	mutex_lock(&slots_lock);
 	for (i = 0; i < nslots; i++) {
-		if (!strcmp(slots[i].name, name)) {
+		if (strcmp(slots[i].name, name))
+			continue;
+		ret = slots[i].off ? ftrace_set_filter_ip(&ops, slots[i].address, 0, 0) : 0;
+		if (!ret) {
+			slots[i].off = false;
 			ret = i;
-			goto out;
 		}
+		goto out;
 	}
 	ret = -ENOSPC;
 	if (nslots == VFRACE_SLOTS || strlen(name) >= NAME_SIZE)
@@ -141,6 +146,23 @@ int vfrace_wrap(const char *name)
 	else
 		ret = nslots - 1;
 out:
+	mutex_unlock(&slots_lock);
+	return ret;
+}
+
+/* It keeps its slot. What is inside of it goes on as it is. */
+int vfrace_unwrap(const char *name)
+{
+	unsigned int i;
+	int ret = 0;
+
+	mutex_lock(&slots_lock);
+	for (i = 0; i < nslots; i++) {
+		if (strcmp(slots[i].name, name) || slots[i].off)
+			continue;
+		ret = ftrace_set_filter_ip(&ops, slots[i].address, 1, 0);
+		slots[i].off = !ret;
+	}
 	mutex_unlock(&slots_lock);
 	return ret;
 }
