@@ -54,7 +54,7 @@ static void take(struct sample *s)
 	pci_dev_put(pf);
 }
 
-static const struct vfrace_function *vf_at(int index, bool registered)
+static const struct vfrace_function *find(int index, bool registered)
 {
 	unsigned int i;
 
@@ -64,18 +64,22 @@ static const struct vfrace_function *vf_at(int index, bool registered)
 	return NULL;
 }
 
-/* The VFs as FIRST-LAST:REFERENCES, of those that are there or of those that are removed and not released. */
-static int vf_references(char *text, size_t size, bool registered)
+/* VFs as FIRST-LAST:REFERENCES and the PF, of those that are there or of those that are removed and not released. */
+static int write_references(char *text, size_t size, bool registered)
 {
 	const struct vfrace_function *first, *next;
 	int at = 0, index, last;
 
+	/* a PF that is there has its place in args */
+	first = registered ? NULL : find(VFRACE_IS_PF, false);
+	if (first)
+		at += scnprintf(text + at, size - at, " pf:%u", first->references);
 	for (index = 0; index < VFRACE_KNOWN; index = last + 1) {
 		last = index;
-		first = vf_at(index, registered);
+		first = find(index, registered);
 		if (!first)
 			continue;
-		while ((next = vf_at(last + 1, registered)) && next->references == first->references)
+		while ((next = find(last + 1, registered)) && next->references == first->references)
 			last++;
 		at += scnprintf(text + at, size - at, " %d-%d:%u", index, last, first->references);
 	}
@@ -142,9 +146,9 @@ void vfrace_measure(const char *label)
 	if (lists.defects)
 		at += scnprintf(text + at, sizeof(text) - at, "\nl %s", lists.text);
 	at += scnprintf(text + at, sizeof(text) - at, "\nr");
-	at += vf_references(text + at, sizeof(text) - at, true);
+	at += write_references(text + at, sizeof(text) - at, true);
 	at += scnprintf(text + at, sizeof(text) - at, "\ng");
-	vf_references(text + at, sizeof(text) - at, false);
+	write_references(text + at, sizeof(text) - at, false);
 	vfrace_report(VFRACE_REPORT_MEASURED, args, ARRAY_SIZE(args), text);
 }
 

@@ -93,8 +93,8 @@ struct vfrace_command {
 /*
  * args: references of the PF and of its bus, VFs created and released, owner of the lock, depth word, reports dropped,
  * references of the VFs' own bus or -1, owner word (pid) or -1, lists walked, entries seen there, defects found.
- * text, by lines: the label; "r" and the VFs that are there, "g" and those that are removed but not released, each as
- * FIRST-LAST:REFERENCES; "l" and the first defect
+ * text, by lines: the label; "r" and the VFs that are there, "g" and what is removed but not released, each as
+ * FIRST-LAST:REFERENCES, the PF as pf:REFERENCES; "l" and the first defect
  */
 #define VFRACE_REPORT_MEASURED	13
 #define VFRACE_REPORT_FAILED	14	/* text: why */

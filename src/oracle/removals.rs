@@ -63,6 +63,7 @@ impl Round<'_> {
                     call,
                     function: Some(vf @ FunctionId::Vf(_)),
                     stack,
+                    ..
                 } => {
                     let call = symbol(call);
                     if call == ADD_VF {
@@ -199,6 +200,11 @@ impl Round<'_> {
             }
         }
         doubles
+    }
+
+    /// Whether a VF was removed more than once, however that shows.
+    pub fn removes_twice(&self) -> bool {
+        !self.doubles().is_empty() || !self.double_bodies().is_empty()
     }
 
     /// For each VF that was removed, and not twice, the run that did it; one for each of its lives.

@@ -93,7 +93,7 @@ fn only_tasks_that_did_not_come_back_count() {
     assert_eq!(judgement.verdict, Verdict::Deadlock);
     assert_eq!(
         judgement.findings[0].title,
-        "teardown (sh, pid 88) waits for pci_rescan_remove_lock, held by unplug handler (vfrace-unplug, pid 40), \
-         which came back with it"
+        "lost lock: teardown (sh, pid 88) waits for pci_rescan_remove_lock, held by unplug handler (vfrace-unplug, \
+         pid 40), which came back with it"
     );
 }
