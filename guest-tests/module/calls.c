@@ -3,16 +3,20 @@
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <linux/device.h>
+#include <linux/hash.h>
 #include <linux/ktime.h>
+#include <linux/log2.h>
 #include <linux/math64.h>
 #include <linux/module.h>
 #include <linux/pci.h>
 #include <linux/sched.h>
+#include <linux/spinlock.h>
 #include <linux/stacktrace.h>
+#include <linux/string.h>
 
 #include "vfrace.h"
 
-#define FRAMES	48		/* each wrapped function has three frames of ours beside its own */
+#define FRAMES	24		/* one of ours for each wrapped function; each costs some microseconds */
 #define SHOWN	8
 #define LONG_SLEEP_MS	500
 
@@ -26,8 +30,8 @@ enum kind {
 };
 
 /*
- * Beside "few": those that are wrapped even then. The judge needs them to tell a removal that came through its lookup, the
- * lives of a VF, who waited for whom, and what was created and released.
+ * Beside "few": those that are wrapped even then. The judge needs them to tell a removal that came through its lookup,
+ * the lives of a VF, who waited for whom, and what was created and released.
  */
 static const struct observed {
 	const char *name;
@@ -130,15 +134,52 @@ bool vfrace_calls_enabled(void)
 	return READ_ONCE(enabled);
 }
 
+/*
+ * Names of the places that were looked up: kallsyms takes long for each under TCG, and the same few come again and
+ * again. An empty name is a place in this module.
+ */
+#define NAMES		256
+#define NAME_SIZE	56
+
+static struct place {
+	unsigned long address;
+	char name[NAME_SIZE];
+} places[NAMES];
+static DEFINE_RAW_SPINLOCK(places_lock);
+
+static void name_of(unsigned long address, char *name)
+{
+	struct place *place = &places[hash_long(address, ilog2(NAMES))];
+	unsigned long flags;
+	bool found;
+
+	raw_spin_lock_irqsave(&places_lock, flags);
+	found = place->address == address;
+	if (found)
+		strscpy(name, place->name, NAME_SIZE);
+	raw_spin_unlock_irqrestore(&places_lock, flags);
+	if (found)
+		return;
+	name[0] = 0;
+	/* what is ours is how we look, not what happens */
+	if (!within_module(address, THIS_MODULE))
+		scnprintf(name, NAME_SIZE, "%ps", (void *)address);
+	raw_spin_lock_irqsave(&places_lock, flags);
+	place->address = address;
+	strscpy(place->name, name, NAME_SIZE);
+	raw_spin_unlock_irqrestore(&places_lock, flags);
+}
+
 unsigned int vfrace_stack(char *text, size_t size, const unsigned long *frames, unsigned int n)
 {
 	unsigned int i, shown = 0, at = 0;
+	char name[NAME_SIZE];
 
 	for (i = 0; i < n && shown < SHOWN; i++) {
-		/* what is ours is how we look, not what happens */
-		if (within_module(frames[i], THIS_MODULE))
+		name_of(frames[i], name);
+		if (!name[0])
 			continue;
-		at += scnprintf(text + at, size - at, " %ps", (void *)frames[i]);
+		at += scnprintf(text + at, size - at, " %s", name);
 		shown++;
 	}
 	return at;
@@ -276,7 +317,8 @@ void vfrace_call_enter(struct vfrace_call *call)
 			break;
 		case SLEEPS:
 			/* ssleep(1) of sriov_disable(), which lets the hardware settle */
-			call->replaced = READ_ONCE(awake) && call->side != VFRACE_NO_SIDE && call->args[0] >= LONG_SLEEP_MS;
+			call->replaced = READ_ONCE(awake) && call->side != VFRACE_NO_SIDE &&
+					 call->args[0] >= LONG_SLEEP_MS;
 			call->reported = call->replaced;
 			break;
 		default:
@@ -357,6 +399,7 @@ int vfrace_calls_cost(void)
 	args[1] = time_calls(NULL, QUIET_CALLS);
 	WRITE_ONCE(enabled, true);
 	args[2] = time_calls(NULL, QUIET_CALLS);
+	time_calls(pf, 2);		/* the names are looked up once */
 	args[3] = time_calls(pf, REPORTED_CALLS);
 	WRITE_ONCE(enabled, false);
 	vfrace_unwrap(about_nothing.name);

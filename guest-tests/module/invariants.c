@@ -88,12 +88,12 @@ static int write_references(char *text, size_t size, bool registered)
 
 /*
  * References come and go for a moment after a removal (RCU, deferred work): a sample counts when it was the same
- * SETTLE_SAME times in a row, each behind rcu_barrier() and at least SETTLE_MS behind the one before. After SETTLE_TRIES
- * the last one is reported as it is.
+ * SETTLE_SAME times in a row, each behind rcu_barrier() and at least SETTLE_MS behind the one before. After
+ * SETTLE_TRIES the last one is reported as it is.
  *
  * A label behind "=" says that nothing was done since the last measurement but a repair. If the state is still the one
- * that settled then, it has been the same for longer than that, and there is nothing to wait for. Behind "~": nothing is
- * torn down yet, one sample that is the same is enough.
+ * that settled then, it has been the same for longer than that, and there is nothing to wait for. Behind "~": nothing
+ * is torn down yet, one sample that is the same is enough.
  */
 void vfrace_measure(const char *label)
 {

@@ -3,9 +3,9 @@
  * The lists that functions are on, looked at while nothing is going on: bus->devices and bus->children under
  * pci_bus_sem, and the klists of parent, drivers and bus type (drivers/base/base.h) under their own locks.
  *
- * Every link is checked both ways. Nothing in a list is trusted: links are read so that a wrong one does not fault, the
- * entries are compared by their addresses only, and no references are taken. A lock that somebody has is not waited for:
- * that would make us part of what we look at.
+ * Every link is checked both ways. Nothing in a list is trusted: links are read so that a wrong one does not fault,
+ * the entries are compared by their addresses only, and no references are taken. A lock that somebody has is tried for
+ * a while and not waited for: that would make us part of what we look at.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 

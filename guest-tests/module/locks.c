@@ -58,7 +58,7 @@ struct mutex *vfrace_blocked_on(struct task_struct *task)
 	return READ_ONCE(task->blocked_on);
 }
 #else
-/* Older kernels note the waiter, which does not name its lock: look for the task among the waiters of the locks we know. */
+/* Older kernels note the waiter, which does not name its lock: look among the waiters of the locks we know. */
 static bool waits_for(struct mutex *lock, struct task_struct *task)
 {
 	struct waiter {			/* the head of struct mutex_waiter, kernel/locking/mutex.h */
@@ -188,7 +188,8 @@ static void check(bool releases)
 
 	if (depth_word && levels > 0)
 		expected = depth_beyond ? levels - 1 : levels;
-	if (owner == current && (!owner_word || READ_ONCE(*owner_word) == current) && (expected < 0 || depth == expected))
+	if (owner == current && (!owner_word || READ_ONCE(*owner_word) == current) &&
+	    (expected < 0 || depth == expected))
 		return;
 	args[0] = releases;
 	args[1] = vfrace_task_pid(owner);

@@ -3,9 +3,9 @@
  * vfrace: the guest's half of a test of SR-IOV teardown against unplug.
  *
  * The host sends commands and unplug events through a virtio device (mailbox.c). This module plays the platform that
- * takes a VF away (unplug.c), stands at the entry of functions of the PCI core (wrap.c), reports who calls them (calls.c)
- * and holds a task there (points.c), measures what should not have changed (invariants.c), and hands shell commands to
- * init (agent.c).
+ * takes a VF away (unplug.c), stands at the entry of functions of the PCI core (wrap.c), reports who calls them
+ * (calls.c) and holds a task there (points.c), knows who has which lock (locks.c), measures what should not have
+ * changed (invariants.c, lists.c), and hands shell commands to init (agent.c).
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 

@@ -226,7 +226,6 @@ pub struct Invariants {
     pub dropped: u64,
 }
 
-
 /// VFs in a row whose struct devices have the same number of references.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VfReferences {

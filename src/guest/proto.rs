@@ -321,7 +321,9 @@ pub fn decode_report(bytes: &[u8]) -> Result<GuestRecord, ProtoError> {
         LOCK_ODD => Observation::LockOdd {
             releases: a != 0,
             holder: narrow("the holder", b)?,
-            owner_word: word(c).map(|pid| narrow("the owner word", pid)).transpose()?,
+            owner_word: word(c)
+                .map(|pid| narrow("the owner word", pid))
+                .transpose()?,
             depth: word(d),
             expected: word(e),
         },
@@ -499,7 +501,8 @@ mod tests {
     fn a_measurement_has_its_vfs_and_its_lists() {
         let none = u64::MAX;
         let args = [9, 5, 3, 0, 0, none, 0, none, 0, 7, 40, 1];
-        let words = "after\nl children of 0000:00:02.0: vf2 is on it 2 times\nr 0-0:5 2-62:6\ng pf:2 1-1:1";
+        let words =
+            "after\nl children of 0000:00:02.0: vf2 is on it 2 times\nr 0-0:5 2-62:6\ng pf:2 1-1:1";
         let record = decode_report(&report(MEASURED, &args, words)).unwrap();
         let Observation::Measured { label, values } = record.what else {
             panic!("not a measurement")
@@ -511,7 +514,11 @@ mod tests {
         };
         assert_eq!(label, "after");
         assert_eq!(
-            (values.lock_depth, values.lock_owner_word, values.vf_bus_references),
+            (
+                values.lock_depth,
+                values.lock_owner_word,
+                values.vf_bus_references
+            ),
             (-1, Some(0), None)
         );
         assert_eq!(values.vfs, Some(vec![row(1, 1, 5), row(3, 63, 6)]));
@@ -523,7 +530,10 @@ mod tests {
         assert_eq!(values.unreleased, [pf, row(2, 2, 1)]);
         let lists = values.lists.unwrap();
         assert_eq!((lists.walked, lists.entries, lists.defects), (7, 40, 1));
-        assert_eq!(lists.defect, "children of 0000:00:02.0: vf2 is on it 2 times");
+        assert_eq!(
+            lists.defect,
+            "children of 0000:00:02.0: vf2 is on it 2 times"
+        );
         // cut off in the middle of a row
         assert!(decode_report(&report(MEASURED, &args, "after\nr 0-0:5 2-")).is_err());
     }

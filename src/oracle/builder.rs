@@ -261,6 +261,11 @@ impl Tape {
             FunctionId::Vf(vf),
             Self::stack(pid),
         );
+        self.stop(pid, vf);
+    }
+
+    /// The driver is taken away.
+    pub fn stop(&mut self, pid: u32, vf: u16) {
         let device = self.device(vf);
         self.body(pid, "pci_stop_dev", vf, device);
         self.body_ends(pid, "pci_stop_dev", vf);
@@ -271,16 +276,35 @@ impl Tape {
         self.devices.get(&vf).copied().unwrap_or(self.last_device)
     }
 
-    pub fn removal_ends(&mut self, pid: u32, vf: u16) {
+    /// The device is deleted, and released when that returns.
+    pub fn deletion_begins(&mut self, pid: u32, vf: u16) {
         let device = self.device(vf);
         self.body(pid, "pci_destroy_dev", vf, device);
-        if self.devices.remove(&vf).is_some() {
-            self.body(pid, "device_del", vf, device);
-            self.body_ends(pid, "device_del", vf);
+        self.body(pid, "device_del", vf, device);
+    }
+
+    pub fn deletion_ends(&mut self, pid: u32, vf: u16) {
+        self.body_ends(pid, "device_del", vf);
+        if let Some(device) = self.devices.remove(&vf) {
             self.body(pid, "pci_release_dev", vf, device);
             self.body_ends(pid, "pci_release_dev", vf);
         }
         self.body_ends(pid, "pci_destroy_dev", vf);
+    }
+
+    pub fn removal_ends(&mut self, pid: u32, vf: u16) {
+        match self.devices.contains_key(&vf) {
+            true => {
+                self.deletion_begins(pid, vf);
+                self.deletion_ends(pid, vf);
+            }
+            // It finds everything done.
+            false => {
+                let device = self.device(vf);
+                self.body(pid, "pci_destroy_dev", vf, device);
+                self.body_ends(pid, "pci_destroy_dev", vf);
+            }
+        }
         self.leave(pid, "pci_stop_and_remove_bus_device", FunctionId::Vf(vf));
     }
 

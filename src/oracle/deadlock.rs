@@ -254,13 +254,15 @@ impl Round<'_> {
                 let then = earlier(last).map(|then| then.switches);
                 // Others had the lock that is waited for, or this one did something.
                 let handed_on = way.iter().any(|side| {
-                    earlier(side).is_some_and(|then| {
-                        (&then.lock, then.owner) != (&side.lock, side.owner)
-                    })
+                    earlier(side)
+                        .is_some_and(|then| (&then.lock, then.owner) != (&side.lock, side.owner))
                 });
                 let moved = then.is_some_and(|then| then != last.switches);
                 let holds = way.len() > 1
-                    || matches!(self.lock_states().get(&last.pid), Some((_, LockState::Holds)));
+                    || matches!(
+                        self.lock_states().get(&last.pid),
+                        Some((_, LockState::Holds))
+                    );
                 match (last.sleeps, then) {
                     _ if handed_on || moved => HangKind::Starvation,
                     (Some(false), _) => HangKind::Starvation,

@@ -139,10 +139,11 @@ impl Round<'_> {
                 true => "releases it",
                 false => "has taken it",
             };
-            let mut odd = |class, title: String| match found.iter_mut().find(|(o, _)| o.title == title) {
-                Some((_, times)) => *times += 1,
-                None => found.push((Oddity { class, title }, 1)),
-            };
+            let mut odd =
+                |class, title: String| match found.iter_mut().find(|(o, _)| o.title == title) {
+                    Some((_, times)) => *times += 1,
+                    None => found.push((Oddity { class, title }, 1)),
+                };
             if holder != record.pid {
                 odd(
                     Class::LockOrder,

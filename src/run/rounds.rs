@@ -285,7 +285,11 @@ impl<'a> Course<'a> {
             Err(Missed::Stopped(Halt::Cut(cut))) => return Err(cut),
             Err(Missed::Stopped(Halt::Circle)) => return Err(self.circle(round)),
             Err(Missed::Late) => {
-                return Err(self.stuck(&late("the teardown", limit), false, Some((Phase::Settle, round))));
+                return Err(self.stuck(
+                    &late("the teardown", limit),
+                    false,
+                    Some((Phase::Settle, round)),
+                ));
             }
         }
         // Nothing says when the unplug is due: one side after the other.
@@ -360,7 +364,8 @@ impl<'a> Course<'a> {
         }
         // Blocked tasks and locks first: all tasks take long. sysrq prints at levels that the console does not show by
         // default (drivers/tty/sysrq.c).
-        let few = "echo 8 >/proc/sys/kernel/printk; for c in w d; do echo $c >/proc/sysrq-trigger; done";
+        let few =
+            "echo 8 >/proc/sys/kernel/printk; for c in w d; do echo $c >/proc/sysrq-trigger; done";
         let all = "echo t >/proc/sysrq-trigger";
         for (dump, limit) in [(few, DUMP), (all, DUMP_ALL)] {
             let limit = self.scaled(limit);

@@ -9,7 +9,12 @@ use crate::oracle::removals::DELETE;
 use crate::oracle::report::Report;
 use crate::scenario::Teardown;
 
-pub(super) fn finding(class: Class, title: String, standing: Standing, round: Option<u32>) -> Finding {
+pub(super) fn finding(
+    class: Class,
+    title: String,
+    standing: Standing,
+    round: Option<u32>,
+) -> Finding {
     Finding {
         round,
         ..Finding::new(class, title, standing)

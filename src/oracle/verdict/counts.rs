@@ -93,7 +93,12 @@ impl Case<'_> {
             // Each pci_dev has one of its bus's (pci_alloc_dev() in drivers/pci/probe.c).
             let (was, is) = (before.bus_references, after.bus_references);
             let shared = after.vf_bus_references.is_none() && before.vf_bus_references.is_none();
-            let expected = was + if shared { alive(after) - alive(before) } else { 0 };
+            let expected = was
+                + if shared {
+                    alive(after) - alive(before)
+                } else {
+                    0
+                };
             if let Some(class) = off(is, expected).filter(|_| was >= 0) {
                 found(
                     class,
