@@ -71,9 +71,11 @@ static int write_references(char *text, size_t size, bool registered)
 	int at = 0, index, last;
 
 	/* a PF that is there has its place in args */
-	first = registered ? NULL : find(VFRACE_IS_PF, false);
-	if (first)
-		at += scnprintf(text + at, size - at, " pf:%u", first->references);
+	for (index = 0; index < nfunctions && !registered; index++) {
+		first = &functions[index];
+		if (first->index == VFRACE_IS_PF && !first->registered)
+			at += scnprintf(text + at, size - at, " pf:%u", first->references);
+	}
 	for (index = 0; index < VFRACE_KNOWN; index = last + 1) {
 		last = index;
 		first = find(index, registered);

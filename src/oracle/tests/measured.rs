@@ -340,3 +340,51 @@ fn who_held_the_lock_and_who_waited_is_told() {
          ms, then held it 1.000 ms",
     );
 }
+
+#[test]
+fn a_pf_keeps_the_references_of_vfs_that_were_not_looked_up() {
+    let run = |references: u32, by_lookup: bool| {
+        let mut tape = Tape::booted("base");
+        tape.ready(1);
+        tape.tears(1);
+        for vf in 1..=3 {
+            let callers: &[&str] = match by_lookup {
+                true => &["pci_iov_remove_virtfn"],
+                false => &["pciehp_unconfigure_device"],
+            };
+            let call = "pci_stop_and_remove_bus_device";
+            tape.enter(TEARDOWN, call, FunctionId::Vf(vf), callers);
+            tape.stop(TEARDOWN, vf);
+            tape.removal_ends(TEARDOWN, vf);
+        }
+        tape.settle(1);
+        tape.after(|values| {
+            values.pf_references = -1;
+            values.unreleased.push(VfReferences {
+                first: FunctionId::Pf,
+                last: FunctionId::Pf,
+                references,
+            });
+        });
+        tape.finish();
+        let kept = tape.events.iter().find_map(|e| match &e.kind {
+            EventKind::Guest(GuestRecord {
+                what: Observation::Measured { label, values },
+                ..
+            }) if label == "after" => Some(values.unreleased.clone()),
+            _ => None,
+        });
+        // It does not come back with the last step.
+        change(&mut tape, "final", |values| {
+            values.unreleased = kept.clone().unwrap_or_default();
+        });
+        tape.judge(&scenario("pf-remove-with-vfs", 1))
+    };
+    let known = run(3, false);
+    assert_eq!(known.verdict, Verdict::Pass, "{}", told(&known));
+    assert_eq!(classes(&known), [(Class::Leak, Standing::Known)]);
+    for (references, by_lookup) in [(4, false), (2, false), (3, true)] {
+        let judgement = run(references, by_lookup);
+        assert_eq!(classes(&judgement), [(Class::Leak, Standing::Other)]);
+    }
+}
