@@ -79,8 +79,8 @@ bool vfrace_side_is_blocked(struct vfrace_side *side)
 }
 
 /*
- * Whether the way from a side that was started, from each task to the owner of the mutex that it waits for, does not end:
- * it comes back to the side, or it is longer than any that is not a circle.
+ * Whether the way from a side that was started, from each task to the owner of the mutex that it waits for, does not
+ * end: it comes back to the side, or it is longer than any that is not a circle.
  */
 static bool is_circle_from(struct vfrace_side *mine)
 {

@@ -3,15 +3,15 @@
  * Functions of the kernel that are called through this module.
  *
  * ftrace calls us at the first instruction of a function that is wrapped, and we go on in a wrapper of our own instead,
- * as a live patch does. The wrapper runs in the context of the caller and may sleep; it calls the function itself, which
- * ftrace lets pass because it returns to that very wrapper. So a task that is held at an entry or a return stands in an
- * ordinary C function and keeps nothing but what it held anyway.
+ * as a live patch does. The wrapper runs in the context of the caller and may sleep; it calls the function itself,
+ * which ftrace lets pass because it returns to that very wrapper. So a task that is held at an entry or a return stands
+ * in an ordinary C function and keeps nothing but what it held anyway.
  *
  * Where a function returns to is not always where it was called: a wrapped function that ends by jumping to another one
  * (a tail call) leaves its own return address, in its own wrapper. Hence one wrapper for each function.
  *
- * Up to VFRACE_ARGS arguments in registers are handed on. Functions with more of them, or with structures by value, must
- * not be wrapped.
+ * Up to VFRACE_ARGS arguments in registers are handed on. Functions with more of them, or with structures by value,
+ * must not be wrapped.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 

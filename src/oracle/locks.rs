@@ -153,7 +153,9 @@ impl Round<'_> {
                     ),
                 );
             }
-            if let Some(word) = owner_word.filter(|word| *word != record.pid) {
+            if let Some(word) =
+                owner_word.filter(|word| *word != record.pid && holder == record.pid)
+            {
                 odd(
                     Class::LockOrder,
                     format!(
