@@ -131,14 +131,18 @@ impl Round<'_> {
         lives.dedup();
         let mut unseen = Vec::new();
         for (vf, life) in lives {
+            // One that is late to be released is told by its number: the VF may have begun its next life.
+            let deleted = bodies
+                .iter()
+                .find(|b| b.call == DELETE && b.vf == vf && b.incarnation == life);
+            let instance = deleted.and_then(|b| b.instance);
             for call in BODIES {
-                let mut runs = bodies.iter().filter(|b| {
-                    b.call == call
-                        && b.vf == vf
-                        && b.incarnation == life
-                        && (b.past || call != DESTROY)
-                });
-                if runs.next().is_none() {
+                let its = |b: &Body| match instance {
+                    Some(_) if call == RELEASE => b.instance == instance,
+                    _ => b.vf == vf && b.incarnation == life,
+                };
+                let done = |b: &&Body| b.call == call && its(b) && (b.past || call != DESTROY);
+                if !bodies.iter().any(|b| done(&b)) {
                     unseen.push(format!("{call} of {vf} was not observed in its removal"));
                 }
             }

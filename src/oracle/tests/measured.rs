@@ -388,3 +388,43 @@ fn a_pf_keeps_the_references_of_vfs_that_were_not_looked_up() {
         assert_eq!(classes(&judgement), [(Class::Leak, Standing::Other)]);
     }
 }
+
+#[test]
+fn a_release_may_come_in_the_next_life() {
+    let run = |released: bool| {
+        let mut tape = Tape::booted("base");
+        tape.ready(1);
+        tape.tears(1);
+        tape.remove(TEARDOWN, 1);
+        tape.removal_begins(TEARDOWN, 2);
+        tape.body(TEARDOWN, "pci_destroy_dev", 2, 2);
+        tape.body(TEARDOWN, "device_del", 2, 2);
+        tape.body_ends(TEARDOWN, "device_del", 2);
+        tape.body_ends(TEARDOWN, "pci_destroy_dev", 2);
+        tape.leave(
+            TEARDOWN,
+            "pci_stop_and_remove_bus_device",
+            FunctionId::Vf(2),
+        );
+        tape.remove(TEARDOWN, 3);
+        for vf in 1..=3 {
+            tape.add(TEARDOWN, vf);
+        }
+        if released {
+            tape.body(TEARDOWN, "pci_release_dev", 2, 2);
+            tape.body_ends(TEARDOWN, "pci_release_dev", 2);
+        }
+        tape.done();
+        tape.settled(1, 3);
+        tape.finish();
+        tape.judge(&scenario("numvfs-cycle-alone", 1))
+    };
+    let judgement = run(true);
+    assert_eq!(judgement.verdict, Verdict::Pass, "{}", told(&judgement));
+    let judgement = run(false);
+    assert_eq!(judgement.verdict, Verdict::Inconclusive);
+    says(
+        &judgement,
+        "pci_release_dev of vf2 was not observed in its removal",
+    );
+}
