@@ -5,6 +5,7 @@
 //! An event is self-contained: a recording can be judged and rendered long after the run, without QEMU.
 
 mod names;
+mod observation;
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +15,8 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-pub use names::{FunctionId, Role, Target};
+pub use names::{FunctionId, Part, Role, Target};
+pub use observation::{GuestRecord, HangKind, Invariants, Lists, Observation, VfReferences};
 
 /// One end of a vhost-user socket, as the sender of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,165 +54,6 @@ pub struct WireMessage {
     /// The tap answered it itself; the back end never saw it.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub answered_by_tap: bool,
-}
-
-/// What the guest module observed. Times are the guest's own clock (`ktime_get`, nanoseconds).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GuestRecord {
-    /// Running number, from 0, without gaps: a gap is a lost observation.
-    pub number: u64,
-    /// Guest monotonic time, nanoseconds.
-    pub guest_ns: u64,
-    /// Task that was running.
-    pub pid: u32,
-    /// CPU that it ran on.
-    pub cpu: u32,
-    /// Its name.
-    pub comm: String,
-    /// What happened.
-    #[serde(flatten)]
-    pub what: Observation,
-}
-
-/// The kinds of observation (guest-tests/module/vfrace_proto.h).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "observation", rename_all = "kebab-case")]
-pub enum Observation {
-    /// The module is loaded and the mailbox works.
-    Hello {
-        /// The kernel's release string.
-        release: String,
-        /// Protocol version of the module.
-        version: u32,
-    },
-    /// The guest's init reads commands.
-    AgentReady,
-    /// A piece of a command's output.
-    Output {
-        /// Which command.
-        command: u32,
-        /// Its text.
-        text: String,
-    },
-    /// A command has ended.
-    Done {
-        /// Which command.
-        command: u32,
-        /// Its exit status.
-        status: i32,
-    },
-    /// The running task says what it is: "teardown".
-    Task {
-        /// Its part in the scenario, the text form of a [`Role`].
-        role: String,
-    },
-    /// The unplug event has been seen by the polling handler, which has not done anything yet.
-    UnplugSeen {
-        /// Number of the event. `event` is the tag of [`EventKind`] in a recording.
-        #[serde(rename = "unplug")]
-        event: u32,
-        /// The function it is about, where it is about one.
-        function: Option<FunctionId>,
-    },
-    /// The unplug handler is done.
-    UnplugDone {
-        /// Number of the event.
-        #[serde(rename = "unplug")]
-        event: u32,
-        /// What a write to sysfs gave: 0, or the negative error number.
-        #[serde(default)]
-        status: i32,
-    },
-    /// A task has reached a call point of the schedule.
-    Point {
-        /// The point in its text form.
-        point: String,
-    },
-    /// The hold at a call point is over.
-    HoldOver {
-        /// The point in its text form.
-        point: String,
-        /// Nanoseconds held.
-        held_ns: u64,
-        /// Why it ended.
-        end: HoldEnd,
-    },
-    /// Where a task stands, asked for when it did not come back. The record's own pid is the asker's.
-    TaskState {
-        /// Its side.
-        role: Role,
-        /// Its pid.
-        task: u32,
-        /// Its name.
-        name: String,
-        /// The mutex that it waits for: `pci_rescan_remove_lock`, `device_lock(pf)`, an address for another one; empty
-        /// if it waits for none.
-        lock: String,
-        /// pid of that mutex's owner, 0 if it has none.
-        owner: u32,
-        /// Where it is, innermost first.
-        stack: Vec<String>,
-    },
-    /// A kernel function was entered.
-    Enter {
-        /// The function, e.g. `pci_iov_remove_virtfn`.
-        call: String,
-        /// The PCI function that it was called for, where that is known.
-        function: Option<FunctionId>,
-        /// Callers, innermost first.
-        stack: Vec<String>,
-    },
-    /// A kernel function returned.
-    Return {
-        /// The function.
-        call: String,
-        /// The PCI function.
-        function: Option<FunctionId>,
-    },
-    /// The task is about to take pci_rescan_remove_lock.
-    LockWait {
-        /// pid of the task that holds it, 0 if nobody does.
-        owner: u32,
-    },
-    /// The task has it.
-    LockTaken {
-        /// The task held it before: a nested acquisition.
-        nested: bool,
-    },
-    /// The task is about to release one level of it.
-    LockRelease,
-    /// Invariants, at a moment when nothing should be going on.
-    Measured {
-        /// Which measurement, e.g. "before", "after".
-        label: String,
-        /// The values.
-        #[serde(flatten)]
-        values: Invariants,
-    },
-    /// The module could not do what it was told.
-    Failed {
-        /// Why.
-        text: String,
-    },
-}
-
-/// What is measured in the guest before and after each round.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Invariants {
-    /// `kref` of the PF's struct device. -1: there is no such pci_dev any more.
-    pub pf_references: i64,
-    /// `kref` of the PF's bus device.
-    pub bus_references: i64,
-    /// VF pci_devs handed to pci_device_add() since the module was loaded.
-    pub vfs_created: u64,
-    /// VF pci_devs that went through pci_release_dev().
-    pub vfs_released: u64,
-    /// pid of the owner of pci_rescan_remove_lock, 0 if it is free.
-    pub lock_owner: u32,
-    /// The variant's nesting word (`pci_rescan_remove_count`, `_depth` or `_reentrant_count`), -1 if it has none.
-    pub lock_depth: i64,
-    /// Observations that did not fit and were dropped.
-    pub dropped: u64,
 }
 
 /// Part of a run.
@@ -363,6 +206,9 @@ pub struct Finding {
     /// Whether the guest went on afterwards; unknown if nothing says so.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub alive: Option<bool>,
+    /// What keeps the tasks from coming back, for a deadlock that the guest's own states tell.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub hang: Option<HangKind>,
 }
 
 impl Finding {
@@ -382,6 +228,7 @@ impl Finding {
             taint: None,
             lockdep: None,
             alive: None,
+            hang: None,
         }
     }
 }

@@ -136,6 +136,7 @@ impl Setup {
             dir: self.room.join(name),
             skip_sleep,
             repair: true,
+            few_probes: false,
             stop: self.stop.clone(),
         }
     }

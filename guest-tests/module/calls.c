@@ -3,14 +3,20 @@
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <linux/device.h>
+#include <linux/hash.h>
+#include <linux/ktime.h>
+#include <linux/log2.h>
+#include <linux/math64.h>
 #include <linux/module.h>
 #include <linux/pci.h>
 #include <linux/sched.h>
+#include <linux/spinlock.h>
 #include <linux/stacktrace.h>
+#include <linux/string.h>
 
 #include "vfrace.h"
 
-#define FRAMES	48		/* each wrapped function has three frames of ours beside its own */
+#define FRAMES	24		/* one of ours for each wrapped function; each costs some microseconds */
 #define SHOWN	8
 #define LONG_SLEEP_MS	500
 
@@ -23,26 +29,32 @@ enum kind {
 	SLEEPS,				/* milliseconds */
 };
 
+/*
+ * Beside "few": those that are wrapped even then. The judge needs them to tell a removal that came through its lookup,
+ * the lives of a VF, who waited for whom, and what was created and released.
+ */
 static const struct observed {
 	const char *name;
 	enum kind kind;
-	bool required;
+	bool required, few;
 } observed[] = {
-	{ "sriov_disable", REPORTED, true },
-	{ "sriov_enable", REPORTED, true },
+	{ "sriov_disable", REPORTED, true, true },
+	{ "sriov_enable", REPORTED, true, true },
 	{ "pci_iov_remove_virtfn", REPORTED, true },
-	{ "pci_iov_add_virtfn", REPORTED, true },
-	{ "pci_bus_add_device", REPORTED },
-	{ "pci_stop_and_remove_bus_device", REPORTED, true },
+	{ "pci_iov_add_virtfn", REPORTED, true, true },
+	{ "pci_bus_add_device", REPORTED, false, true },
+	{ "pci_stop_and_remove_bus_device", REPORTED, true, true },
+	{ "pci_stop_dev", REPORTED, true },
+	{ "pci_destroy_dev", REPORTED, true },
 	{ "device_del", REPORTED, true },
-	{ "virtio_pci_remove", REPORTED, false },
-	{ "pci_lock_rescan_remove", TAKES, true },
-	{ "pci_unlock_rescan_remove", RELEASES, true },
-	{ "pci_lock_rescan_remove_nested", TAKES_MAYBE, false },
-	{ "pci_lock_rescan_remove_reentrant", TAKES_MAYBE, false },
-	{ "pci_unlock_rescan_remove_reentrant", RELEASES_MAYBE, false },
-	{ "pci_device_add", CREATES, true },
-	{ "pci_release_dev", FREES, true },
+	{ "virtio_pci_remove", REPORTED },
+	{ "pci_lock_rescan_remove", TAKES, true, true },
+	{ "pci_unlock_rescan_remove", RELEASES, true, true },
+	{ "pci_lock_rescan_remove_nested", TAKES_MAYBE, false, true },
+	{ "pci_lock_rescan_remove_reentrant", TAKES_MAYBE, false, true },
+	{ "pci_unlock_rescan_remove_reentrant", RELEASES_MAYBE, false, true },
+	{ "pci_device_add", CREATES, true, true },
+	{ "pci_release_dev", FREES, true, true },
 	{ "msleep", SLEEPS },
 	{ "unbind_store", TRACED },
 	{ "bind_store", TRACED },
@@ -57,9 +69,7 @@ static const struct observed {
 	{ "pci_setup_device", TRACED },
 	{ "pci_stop_and_remove_bus_device_locked", TRACED },
 	{ "pci_stop_bus_device", TRACED },
-	{ "pci_stop_dev", TRACED },
 	{ "pci_remove_bus_device", TRACED },
-	{ "pci_destroy_dev", TRACED },
 	{ "sysfs_remove_link", TRACED },
 	{ "virtfn_add_bus", TRACED },
 	{ "virtfn_remove_bus", TRACED },
@@ -68,7 +78,7 @@ static const struct observed {
 };
 
 static const struct observed *by_slot[VFRACE_SLOTS];
-static bool enabled, tracing, awake;
+static bool enabled, tracing, awake, reduced;
 
 /* Wraps those that are always wrapped, those that are only traced, or the sleep. */
 static int wrap_observed(enum kind which)
@@ -98,9 +108,26 @@ void vfrace_calls_enable(bool on, bool trace, bool nosleep)
 		wrap_observed(TRACED);
 	if (on && nosleep)
 		wrap_observed(SLEEPS);
+	vfrace_lock_forget();
 	WRITE_ONCE(awake, on && nosleep);
 	WRITE_ONCE(tracing, on && trace);
 	WRITE_ONCE(enabled, on);
+}
+
+/* Lets go of those that the judge can do without and that no point is at. */
+void vfrace_calls_reduce(void)
+{
+	unsigned int i;
+
+	WRITE_ONCE(reduced, true);
+	for (i = 0; i < VFRACE_SLOTS; i++) {
+		const struct observed *about = by_slot[i];
+
+		if (!about || about->few || vfrace_points_use(i) || vfrace_unplug_uses(i))
+			continue;
+		if (vfrace_unwrap(about->name))
+			vfrace_fail("%s cannot be let go", about->name);
+	}
 }
 
 bool vfrace_calls_enabled(void)
@@ -108,15 +135,52 @@ bool vfrace_calls_enabled(void)
 	return READ_ONCE(enabled);
 }
 
+/*
+ * Names of the places that were looked up: kallsyms takes long for each under TCG, and the same few come again and
+ * again. An empty name is a place in this module.
+ */
+#define NAMES		256
+#define NAME_SIZE	56
+
+static struct place {
+	unsigned long address;
+	char name[NAME_SIZE];
+} places[NAMES];
+static DEFINE_RAW_SPINLOCK(places_lock);
+
+static void name_of(unsigned long address, char *name)
+{
+	struct place *place = &places[hash_long(address, ilog2(NAMES))];
+	unsigned long flags;
+	bool found;
+
+	raw_spin_lock_irqsave(&places_lock, flags);
+	found = place->address == address;
+	if (found)
+		strscpy(name, place->name, NAME_SIZE);
+	raw_spin_unlock_irqrestore(&places_lock, flags);
+	if (found)
+		return;
+	name[0] = 0;
+	/* what is ours is how we look, not what happens */
+	if (!within_module(address, THIS_MODULE))
+		scnprintf(name, NAME_SIZE, "%ps", (void *)address);
+	raw_spin_lock_irqsave(&places_lock, flags);
+	place->address = address;
+	strscpy(place->name, name, NAME_SIZE);
+	raw_spin_unlock_irqrestore(&places_lock, flags);
+}
+
 unsigned int vfrace_stack(char *text, size_t size, const unsigned long *frames, unsigned int n)
 {
 	unsigned int i, shown = 0, at = 0;
+	char name[NAME_SIZE];
 
 	for (i = 0; i < n && shown < SHOWN; i++) {
-		/* what is ours is how we look, not what happens */
-		if (within_module(frames[i], THIS_MODULE))
+		name_of(frames[i], name);
+		if (!name[0])
 			continue;
-		at += scnprintf(text + at, size - at, " %ps", (void *)frames[i]);
+		at += scnprintf(text + at, size - at, " %s", name);
 		shown++;
 	}
 	return at;
@@ -126,21 +190,21 @@ static void report_enter(const struct vfrace_call *call)
 {
 	unsigned long frames[FRAMES];
 	char text[VFRACE_REPORT_TEXT];
-	u64 arg = (s64)call->index;
+	u64 args[2] = { (s64)call->index, call->serial };
 	unsigned int n;
 	int at;
 
 	n = stack_trace_save(frames, ARRAY_SIZE(frames), 0);
 	at = scnprintf(text, sizeof(text), "%s", call->name);
 	vfrace_stack(text + at, sizeof(text) - at, frames, n);
-	vfrace_report(VFRACE_REPORT_ENTER, &arg, 1, text);
+	vfrace_report(VFRACE_REPORT_ENTER, args, ARRAY_SIZE(args), text);
 }
 
 static void report_return(const struct vfrace_call *call)
 {
-	u64 arg = (s64)call->index;
+	u64 args[2] = { (s64)call->index, call->serial };
 
-	vfrace_report(VFRACE_REPORT_RETURN, &arg, 1, call->name);
+	vfrace_report(VFRACE_REPORT_RETURN, args, ARRAY_SIZE(args), call->name);
 }
 
 /* A task inside a helper is listed, so that what the helper does inside is not reported twice. */
@@ -173,6 +237,7 @@ static void lock_enter(struct vfrace_call *call, enum kind kind)
 {
 	u64 owner;
 
+	/* The plain functions inside a helper are the helper's. */
 	if (helper_mark(current, current))
 		return;
 	call->reported = true;
@@ -180,9 +245,12 @@ static void lock_enter(struct vfrace_call *call, enum kind kind)
 		helper_mark(NULL, current);
 	call->nested = vfrace_mutex_owner(vfrace_lock) == current;
 	if (kind == TAKES || kind == TAKES_MAYBE) {
-		owner = vfrace_mutex_owner_pid(vfrace_lock);
+		owner = vfrace_task_pid(vfrace_mutex_owner(vfrace_lock));
 		vfrace_report(VFRACE_REPORT_LOCK_WAIT, &owner, 1, NULL);
 	} else {
+		/* A helper that is told that nothing was taken does nothing. */
+		if (kind == RELEASES || (bool)(u8)call->args[0])
+			vfrace_lock_releases();
 		vfrace_report(VFRACE_REPORT_LOCK_RELEASE, NULL, 0, NULL);
 	}
 }
@@ -195,22 +263,28 @@ static void lock_return(struct vfrace_call *call, enum kind kind)
 		return;
 	if (kind == TAKES_MAYBE || kind == RELEASES_MAYBE)
 		helper_mark(current, NULL);
-	if (kind == TAKES || kind == TAKES_MAYBE)
-		vfrace_report(VFRACE_REPORT_LOCK_TAKEN, &nested, 1, NULL);
+	if (kind != TAKES && kind != TAKES_MAYBE)
+		return;
+	vfrace_report(VFRACE_REPORT_LOCK_TAKEN, &nested, 1, NULL);
+	/* A helper says whether it took it. */
+	if (kind == TAKES || (bool)(u8)call->ret)
+		vfrace_lock_taken(call->nested);
 }
 
 /* Which function of the device the call is for: any of its first three arguments says it. */
-static int subject_of(const struct vfrace_call *call)
+static int subject_of(struct vfrace_call *call)
 {
 	int index = VFRACE_IS_NONE;
 	unsigned int i;
 
 	for (i = 0; i < 3 && index == VFRACE_IS_NONE; i++)
-		index = vfrace_index_of_pointer(call->args[i]);
+		index = vfrace_index_of_pointer(call->args[i], &call->serial);
 	/* (PF, index of the VF) */
 	if (index == VFRACE_IS_PF &&
-	    (!strcmp(call->name, "pci_iov_remove_virtfn") || !strcmp(call->name, "pci_iov_add_virtfn")))
+	    (!strcmp(call->name, "pci_iov_remove_virtfn") || !strcmp(call->name, "pci_iov_add_virtfn"))) {
+		call->serial = 0;
 		return (int)call->args[1];
+	}
 	return index;
 }
 
@@ -225,24 +299,31 @@ void vfrace_call_enter(struct vfrace_call *call)
 	if (!READ_ONCE(enabled))
 		goto released;
 	call->index = subject_of(call);
+	if (call->index == VFRACE_IS_NONE && about && about->kind == FREES)
+		call->index = vfrace_index_of_released(call->args[0], &call->serial);
 	vfrace_unplug_watch(call, true);
 	call->side = vfrace_side_of(current);
 	if (call->side != VFRACE_NO_SIDE && about && !strcmp(about->name, "pci_stop_and_remove_bus_device"))
 		WRITE_ONCE(vfrace_sides[call->side].committed, true);
 	if (about) {
 		switch (about->kind) {
+		case FREES:
+			/* It is wrapped to be counted. */
+			if (READ_ONCE(reduced))
+				break;
+			fallthrough;
 		case REPORTED:
 			call->reported = call->index != VFRACE_IS_NONE ||
 					 (READ_ONCE(tracing) && call->side != VFRACE_NO_SIDE);
 			break;
 		case TRACED:
 		case CREATES:
-		case FREES:
 			call->reported = READ_ONCE(tracing) && call->side != VFRACE_NO_SIDE;
 			break;
 		case SLEEPS:
 			/* ssleep(1) of sriov_disable(), which lets the hardware settle */
-			call->replaced = READ_ONCE(awake) && call->side != VFRACE_NO_SIDE && call->args[0] >= LONG_SLEEP_MS;
+			call->replaced = READ_ONCE(awake) && call->side != VFRACE_NO_SIDE &&
+					 call->args[0] >= LONG_SLEEP_MS;
 			call->reported = call->replaced;
 			break;
 		default:
@@ -277,11 +358,72 @@ void vfrace_call_return(struct vfrace_call *call)
 	}
 }
 
+/* --- what it costs --- */
+
+#define QUIET_RUNS	20
+#define QUIET_CALLS	50		/* of a run */
+#define REPORTED_RUNS	24		/* of one call with two reports: fewer than fit at once */
+
+static const struct observed about_nothing = { "vfrace_nothing", REPORTED };
+
+/* Not static: ftrace finds it by its name. */
+noinline unsigned long vfrace_nothing(struct pci_dev *dev);
+noinline unsigned long vfrace_nothing(struct pci_dev *dev)
+{
+	barrier();
+	return (unsigned long)dev;
+}
+
+/* Nanoseconds of a call: of the fastest run, the others were interrupted. */
+static u64 time_calls(struct pci_dev *dev, unsigned int runs, unsigned int calls)
+{
+	u64 best = U64_MAX;
+	unsigned int i;
+
+	for (; runs; runs--) {
+		u64 began = ktime_get_mono_fast_ns();
+
+		for (i = 0; i < calls; i++)
+			vfrace_nothing(dev);
+		best = min(best, ktime_get_mono_fast_ns() - began);
+	}
+	return div_u64(best, calls);
+}
+
+/* What a wrapped function costs its caller. While nothing is armed. */
+int vfrace_calls_cost(void)
+{
+	struct pci_dev *pf;
+	u64 args[4];
+	int slot;
+
+	vfrace_functions_learn(false);
+	pf = vfrace_get_pf();
+	if (!pf)
+		return -ENODEV;
+	args[0] = time_calls(NULL, QUIET_RUNS, QUIET_CALLS);
+	slot = vfrace_wrap(about_nothing.name);
+	if (slot < 0) {
+		pci_dev_put(pf);
+		return slot;
+	}
+	by_slot[slot] = &about_nothing;
+	args[1] = time_calls(NULL, QUIET_RUNS, QUIET_CALLS);
+	WRITE_ONCE(enabled, true);
+	args[2] = time_calls(NULL, QUIET_RUNS, QUIET_CALLS);
+	args[3] = time_calls(pf, REPORTED_RUNS, 1);
+	WRITE_ONCE(enabled, false);
+	vfrace_unwrap(about_nothing.name);
+	pci_dev_put(pf);
+	vfrace_report(VFRACE_REPORT_COST, args, ARRAY_SIZE(args), NULL);
+	return 0;
+}
+
 int vfrace_calls_init(void)
 {
 	int ret;
 
-	BUILD_BUG_ON(ARRAY_SIZE(observed) > VFRACE_SLOTS);
+	BUILD_BUG_ON(ARRAY_SIZE(observed) + 1 > VFRACE_SLOTS);
 	ret = vfrace_wrap_init();
 	if (ret)
 		return ret;

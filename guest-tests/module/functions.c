@@ -5,14 +5,12 @@
 #include <linux/atomic.h>
 #include <linux/module.h>
 #include <linux/pci.h>
-#include <linux/sched.h>
 #include <linux/spinlock.h>
-#include <linux/uaccess.h>
-#include <linux/version.h>
 
 #include "vfrace.h"
 
-#define KNOWN	(256 + 8)		/* with room for some that wait to be released */
+#define KNOWN	VFRACE_KNOWN
+#define RELEASED	512		/* the last ones that were released */
 
 static int (*iov_virtfn_bus)(struct pci_dev *pf, int id);
 
@@ -23,10 +21,18 @@ static struct {
 } pf_place = { .devfn = ~0u };
 
 /* pci_devs of ours that are not released yet. Read without the lock; a slot that changes is one of another device. */
-static struct {
+struct one {
 	struct pci_dev *dev;
 	int index;
-} known[KNOWN];
+	u64 serial;
+};
+
+static struct one known[KNOWN];
+static unsigned int high;		/* no place from here on was ever used */
+/* Where pci_devs of ours were. A place is one no more when another pci_dev comes to be there. */
+static struct one gone[RELEASED];
+static unsigned int next_gone;
+static u64 last_serial;
 static DEFINE_RAW_SPINLOCK(known_lock);
 static atomic64_t created, released;
 
@@ -62,20 +68,52 @@ int vfrace_index_of(struct pci_dev *dev)
 	return (rid - pf_place.first) / pf_place.stride;
 }
 
-int vfrace_index_of_pointer(unsigned long pointer)
+static bool is_about(const struct pci_dev *dev, unsigned long pointer)
 {
-	unsigned int i;
+	/* the kobject is the first member of the device */
+	return dev && (pointer == (unsigned long)dev || pointer == (unsigned long)&dev->dev);
+}
+
+int vfrace_index_of_pointer(unsigned long pointer, u64 *serial)
+{
+	unsigned int i, n = READ_ONCE(high);
 
 	if (!pointer)
 		return VFRACE_IS_NONE;
-	for (i = 0; i < KNOWN; i++) {
-		struct pci_dev *dev = READ_ONCE(known[i].dev);
-
-		/* the kobject is the first member of the device */
-		if (dev && (pointer == (unsigned long)dev || pointer == (unsigned long)&dev->dev))
-			return READ_ONCE(known[i].index);
+	for (i = 0; i < n; i++) {
+		if (!is_about(READ_ONCE(known[i].dev), pointer))
+			continue;
+		*serial = READ_ONCE(known[i].serial);
+		return READ_ONCE(known[i].index);
 	}
 	return VFRACE_IS_NONE;
+}
+
+/* Which function was at @pointer, if it was released and nothing else came to be there. */
+int vfrace_index_of_released(unsigned long pointer, u64 *serial)
+{
+	unsigned long flags;
+	unsigned int i;
+	int index = VFRACE_IS_NONE;
+
+	raw_spin_lock_irqsave(&known_lock, flags);
+	for (i = 0; i < RELEASED; i++) {
+		if (!is_about(gone[i].dev, pointer))
+			continue;
+		*serial = gone[i].serial;
+		index = gone[i].index;
+	}
+	raw_spin_unlock_irqrestore(&known_lock, flags);
+	return index;
+}
+
+bool vfrace_known(unsigned int at, struct pci_dev **dev, int *index)
+{
+	if (at >= READ_ONCE(high))
+		return false;
+	*dev = READ_ONCE(known[at].dev);
+	*index = READ_ONCE(known[at].index);
+	return true;
 }
 
 static void remember(struct pci_dev *dev, int index)
@@ -90,11 +128,15 @@ static void remember(struct pci_dev *dev, int index)
 		if (!known[i].dev && free == KNOWN)
 			free = i;
 	}
-	if (i == KNOWN)
+	if (i == KNOWN && free < KNOWN) {
 		i = free;
+		known[i].serial = ++last_serial;
+	}
 	if (i < KNOWN) {
 		known[i].index = index;
 		WRITE_ONCE(known[i].dev, dev);
+		if (i >= high)
+			WRITE_ONCE(high, i + 1);
 	}
 	raw_spin_unlock_irqrestore(&known_lock, flags);
 }
@@ -102,9 +144,16 @@ static void remember(struct pci_dev *dev, int index)
 void vfrace_functions_created(struct pci_dev *dev)
 {
 	int index = vfrace_index_of(dev);
+	unsigned long flags;
+	unsigned int i;
 
 	if (dev->is_virtfn)
 		atomic64_inc(&created);
+	raw_spin_lock_irqsave(&known_lock, flags);
+	for (i = 0; i < RELEASED; i++)
+		if (gone[i].dev == dev)
+			gone[i].dev = NULL;
+	raw_spin_unlock_irqrestore(&known_lock, flags);
 	if (index != VFRACE_IS_NONE)
 		remember(dev, index);
 }
@@ -113,14 +162,51 @@ void vfrace_functions_released(struct pci_dev *dev)
 {
 	unsigned long flags;
 	unsigned int i;
+	u64 serial;
 
+	/* A second time: the memory is no pci_dev any more. */
+	if (vfrace_index_of_released((unsigned long)dev, &serial) >= 0) {
+		atomic64_inc(&released);
+		return;
+	}
 	if (dev->is_virtfn)
 		atomic64_inc(&released);
 	raw_spin_lock_irqsave(&known_lock, flags);
-	for (i = 0; i < KNOWN; i++)
-		if (known[i].dev == dev)
-			WRITE_ONCE(known[i].dev, NULL);
+	for (i = 0; i < high; i++) {
+		if (known[i].dev != dev)
+			continue;
+		gone[next_gone] = known[i];
+		next_gone = (next_gone + 1) % RELEASED;
+		WRITE_ONCE(known[i].dev, NULL);
+	}
 	raw_spin_unlock_irqrestore(&known_lock, flags);
+}
+
+/* None of them is released while this looks: that takes the same lock first. */
+unsigned int vfrace_functions_snapshot(struct vfrace_function *functions)
+{
+	unsigned long flags;
+	unsigned int i, n = 0;
+
+	raw_spin_lock_irqsave(&known_lock, flags);
+	for (i = 0; i < high; i++) {
+		struct pci_dev *dev = known[i].dev;
+
+		if (!dev)
+			continue;
+		functions[n++] = (struct vfrace_function) {
+			.dev = dev,
+			.index = known[i].index,
+			.references = kref_read(&dev->dev.kobj.kref),
+			.registered = device_is_registered(&dev->dev),
+			.p = dev->dev.p,
+			.parent = dev->dev.parent,
+			.driver = dev->dev.driver,
+			.bus = dev->bus,
+		};
+	}
+	raw_spin_unlock_irqrestore(&known_lock, flags);
+	return n;
 }
 
 /* Routing id of VF @id, as pci_iov_remove_virtfn() computes it. */
@@ -146,16 +232,39 @@ struct pci_dev *vfrace_get_function(int index)
 	return dev;
 }
 
-void vfrace_functions_learn(void)
+unsigned int vfrace_domain(void)
+{
+	return pf_place.domain;
+}
+
+/* Buses of the machine stay while nothing is going on. */
+struct pci_bus *vfrace_bus(void)
+{
+	return pf_place.devfn == ~0u ? NULL : pci_find_bus(pf_place.domain, pf_place.bus);
+}
+
+struct pci_bus *vfrace_vf_bus(struct pci_dev *pf)
+{
+	unsigned int number;
+
+	if (!pci_sriov_get_totalvfs(pf))
+		return NULL;
+	number = PCI_BUS_NUM(vf_rid(pf, 0));
+	return number == pf->bus->number ? NULL : pci_find_bus(pci_domain_nr(pf->bus), number);
+}
+
+/* While nothing is armed. Without a PF nothing changes, which is an error if it is @required. */
+void vfrace_functions_learn(bool required)
 {
 	struct pci_dev *pf = vfrace_get_pf(), *dev;
 	int i;
 
-	pf_place.count = 0;
 	if (!pf) {
-		vfrace_fail("there is no PF at the address given");
+		if (required)
+			vfrace_fail("there is no PF at the address given");
 		return;
 	}
+	pf_place.count = 0;
 	remember(pf, VFRACE_IS_PF);
 	dev = pci_upstream_bridge(pf);
 	if (dev)
@@ -186,103 +295,6 @@ void vfrace_functions_set_pf(const char *text)
 	pf_place.domain = domain;
 	pf_place.bus = bus;
 	pf_place.devfn = PCI_DEVFN(slot, func);
-}
-
-/* --- locks --- */
-
-/* "rescan": pci_rescan_remove_lock; "device": the device_lock of function @index. */
-struct mutex *vfrace_lock_by_name(const char *name, int index)
-{
-	unsigned int i;
-
-	if (!strcmp(name, "rescan"))
-		return vfrace_lock;
-	for (i = 0; i < KNOWN; i++) {
-		struct pci_dev *dev = READ_ONCE(known[i].dev);
-
-		if (dev && known[i].index == index)
-			return &dev->dev.mutex;
-	}
-	return NULL;
-}
-
-int vfrace_lock_name(struct mutex *lock, char *text, size_t size)
-{
-	unsigned int i;
-
-	if (lock == vfrace_lock)
-		return scnprintf(text, size, "pci_rescan_remove_lock");
-	for (i = 0; i < KNOWN; i++) {
-		struct pci_dev *dev = READ_ONCE(known[i].dev);
-
-		if (!dev || lock != &dev->dev.mutex)
-			continue;
-		switch (known[i].index) {
-		case VFRACE_IS_PF:
-			return scnprintf(text, size, "device_lock(pf)");
-		case VFRACE_IS_BRIDGE:
-			return scnprintf(text, size, "device_lock(bridge)");
-		default:
-			return scnprintf(text, size, "device_lock(vf%d)", known[i].index + 1);
-		}
-	}
-	return scnprintf(text, size, "mutex:%ps", lock);
-}
-
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 17, 0)
-struct mutex *vfrace_blocked_on(struct task_struct *task)
-{
-	return READ_ONCE(task->blocked_on);
-}
-#else
-/* Older kernels note the waiter, which does not name its lock: look for the task among the waiters of the locks we know. */
-static bool waits_for(struct mutex *lock, struct task_struct *task)
-{
-	struct waiter {			/* the head of struct mutex_waiter, kernel/locking/mutex.h */
-		struct list_head list;
-		struct task_struct *task;
-	} *waiter;
-	unsigned long flags;
-	bool found = false;
-
-	raw_spin_lock_irqsave(&lock->wait_lock, flags);
-	list_for_each_entry(waiter, &lock->wait_list, list)
-		found = found || waiter->task == task;
-	raw_spin_unlock_irqrestore(&lock->wait_lock, flags);
-	return found;
-}
-
-struct mutex *vfrace_blocked_on(struct task_struct *task)
-{
-	unsigned int i;
-
-	if (waits_for(vfrace_lock, task))
-		return vfrace_lock;
-	for (i = 0; i < KNOWN; i++) {
-		struct pci_dev *dev = READ_ONCE(known[i].dev);
-
-		if (dev && waits_for(&dev->dev.mutex, task))
-			return &dev->dev.mutex;
-	}
-	return NULL;
-}
-#endif
-
-/* mutex.c keeps the owner in the upper bits of the word and flags in the lower three (MUTEX_FLAGS). */
-struct task_struct *vfrace_mutex_owner(struct mutex *lock)
-{
-	return (struct task_struct *)(atomic_long_read(&lock->owner) & ~7ul);
-}
-
-pid_t vfrace_mutex_owner_pid(struct mutex *lock)
-{
-	struct task_struct *owner = vfrace_mutex_owner(lock);
-	pid_t pid = 0;
-
-	/* The owner may be exiting: read its pid without trusting the pointer. */
-	if (owner && copy_from_kernel_nofault(&pid, &owner->pid, sizeof(pid)))
-		return -1;
-	return pid;
 }
 
 int vfrace_functions_init(void)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What must be the same before and after a round: references, releases, the lock. */
+/* What must be the same before and after a round: references, releases, the lock, the lists. */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <linux/delay.h>
@@ -16,68 +16,105 @@
 #define SETTLE_TRIES	100
 
 struct sample {
-	s64 pf, bus;
+	s64 pf, bus, vf_bus;
 	u64 created, released;
+	u64 vfs, vf_references;
 };
 
 /* What the last measurement settled at, with what was repaired since. One user: the work item of the commands. */
 static struct sample settled;
 static bool is_settled;
+static struct vfrace_function functions[VFRACE_KNOWN];
+static unsigned int nfunctions;
 
 static void take(struct sample *s)
 {
 	struct pci_dev *pf = vfrace_get_pf();
+	struct pci_bus *bus = vfrace_bus();
+	unsigned int i;
 
-	*s = (struct sample){ .pf = -1, .bus = -1, .created = vfrace_created(), .released = vfrace_released() };
+	*s = (struct sample){
+		.pf = -1, .bus = -1, .vf_bus = -1, .created = vfrace_created(), .released = vfrace_released()
+	};
+	nfunctions = vfrace_functions_snapshot(functions);
+	for (i = 0; i < nfunctions; i++) {
+		if (functions[i].index < 0)
+			continue;
+		s->vfs++;
+		s->vf_references += functions[i].references;
+	}
+	if (bus)
+		s->bus = kref_read(&bus->dev.kobj.kref);
 	if (!pf)
 		return;
 	s->pf = (s64)kref_read(&pf->dev.kobj.kref) - 1;		/* without the one just taken */
-	s->bus = kref_read(&pf->bus->dev.kobj.kref);
+	bus = vfrace_vf_bus(pf);
+	if (bus)
+		s->vf_bus = kref_read(&bus->dev.kobj.kref);
 	pci_dev_put(pf);
 }
 
-/* The nesting word, under any of the names that the variants give it; -1 if this kernel has none. */
-static s64 lock_depth(void)
+static const struct vfrace_function *find(int index, bool registered)
 {
-	static const struct {
-		const char *name;
-		size_t size;
-	} words[] = {
-		{ "pci_rescan_remove_reentrant_count", sizeof(size_t) },
-		{ "pci_rescan_remove_count", sizeof(unsigned int) },
-		{ "pci_rescan_remove_depth", sizeof(unsigned int) },
-	};
 	unsigned int i;
 
-	for (i = 0; i < ARRAY_SIZE(words); i++) {
-		unsigned long at = vfrace_symbol(words[i].name);
+	for (i = 0; i < nfunctions; i++)
+		if (functions[i].index == index && functions[i].registered == registered)
+			return &functions[i];
+	return NULL;
+}
 
-		if (!at)
-			continue;
-		return words[i].size == sizeof(size_t) ? (s64)READ_ONCE(*(size_t *)at) : READ_ONCE(*(unsigned int *)at);
+/* VFs as FIRST-LAST:REFERENCES and the PF, of those that are there or of those that are removed and not released. */
+static int write_references(char *text, size_t size, bool registered)
+{
+	const struct vfrace_function *first, *next;
+	int at = 0, index, last;
+
+	/* a PF that is there has its place in args */
+	for (index = 0; index < nfunctions && !registered; index++) {
+		first = &functions[index];
+		if (first->index == VFRACE_IS_PF && !first->registered)
+			at += scnprintf(text + at, size - at, " pf:%u", first->references);
 	}
-	return -1;
+	for (index = 0; index < VFRACE_KNOWN; index = last + 1) {
+		last = index;
+		first = find(index, registered);
+		if (!first)
+			continue;
+		while ((next = find(last + 1, registered)) && next->references == first->references)
+			last++;
+		at += scnprintf(text + at, size - at, " %d-%d:%u", index, last, first->references);
+	}
+	return at;
 }
 
 /*
  * References come and go for a moment after a removal (RCU, deferred work): a sample counts when it was the same
- * SETTLE_SAME times in a row, each behind rcu_barrier() and at least SETTLE_MS behind the one before. After SETTLE_TRIES
- * the last one is reported as it is.
+ * SETTLE_SAME times in a row, each behind rcu_barrier() and at least SETTLE_MS behind the one before. After
+ * SETTLE_TRIES the last one is reported as it is.
  *
  * A label behind "=" says that nothing was done since the last measurement but a repair. If the state is still the one
- * that settled then, it has been the same for longer than that, and there is nothing to wait for.
+ * that settled then, it has been the same for longer than that, and there is nothing to wait for. Behind "~": nothing
+ * is torn down yet, one sample that is the same is enough.
  */
 void vfrace_measure(const char *label)
 {
 	struct sample now, last;
+	static struct vfrace_lists lists;
+	static char text[VFRACE_REPORT_TEXT];
 	u64 args[VFRACE_REPORT_ARGS];
-	int same = 0, tries;
+	int same = 0, tries, at;
 
+	BUILD_BUG_ON(VFRACE_REPORT_ARGS != 12);
+	vfrace_functions_learn(false);
 	take(&last);
 	if (*label == '=') {
 		label++;
 		if (is_settled && !memcmp(&last, &settled, sizeof(last)))
 			same = SETTLE_SAME;
+	} else if (*label == '~') {
+		label++;
+		same = SETTLE_SAME - 1;
 	}
 	for (tries = 0; same < SETTLE_SAME && tries < SETTLE_TRIES; tries++) {
 		ktime_t began = ktime_get();
@@ -94,14 +131,27 @@ void vfrace_measure(const char *label)
 	}
 	settled = last;
 	is_settled = same >= SETTLE_SAME;
+	vfrace_lists_walk(&lists);
 	args[0] = last.pf;
 	args[1] = last.bus;
 	args[2] = last.created;
 	args[3] = last.released;
-	args[4] = vfrace_mutex_owner_pid(vfrace_lock);
-	args[5] = lock_depth();
+	args[4] = vfrace_task_pid(vfrace_mutex_owner(vfrace_lock));
+	args[5] = vfrace_lock_depth();
 	args[6] = vfrace_dropped();
-	vfrace_report(VFRACE_REPORT_MEASURED, args, ARRAY_SIZE(args), label);
+	args[7] = last.vf_bus;
+	args[8] = vfrace_lock_owner_word();
+	args[9] = lists.lists;
+	args[10] = lists.entries;
+	args[11] = lists.defects;
+	at = scnprintf(text, sizeof(text), "%s", label);
+	if (lists.defects)
+		at += scnprintf(text + at, sizeof(text) - at, "\nl %s", lists.text);
+	at += scnprintf(text + at, sizeof(text) - at, "\nr");
+	at += write_references(text + at, sizeof(text) - at, true);
+	at += scnprintf(text + at, sizeof(text) - at, "\ng");
+	write_references(text + at, sizeof(text) - at, false);
+	vfrace_report(VFRACE_REPORT_MEASURED, args, ARRAY_SIZE(args), text);
 }
 
 /* Gives the PF back what a double removal took, so that the next round begins as the first one did. */

@@ -99,8 +99,8 @@ static int give_unplug(struct vfrace_unplug *unplug)
 }
 
 /*
- * By the polling thread and by tasks that are held, never in an interrupt: interrupts stay on, since turning them on again
- * leaves translated code when one is pending.
+ * By the polling thread and by tasks that are held, never in an interrupt: interrupts stay on, since turning them on
+ * again leaves translated code when one is pending.
  */
 static DEFINE_RAW_SPINLOCK(unplug_lock);
 

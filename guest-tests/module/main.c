@@ -3,9 +3,9 @@
  * vfrace: the guest's half of a test of SR-IOV teardown against unplug.
  *
  * The host sends commands and unplug events through a virtio device (mailbox.c). This module plays the platform that
- * takes a VF away (unplug.c), stands at the entry of functions of the PCI core (wrap.c), reports who calls them (calls.c)
- * and holds a task there (points.c), measures what should not have changed (invariants.c), and hands shell commands to
- * init (agent.c).
+ * takes a VF away (unplug.c), stands at the entry of functions of the PCI core (wrap.c), reports who calls them
+ * (calls.c) and holds a task there (points.c), knows who has which lock (locks.c), measures what should not have
+ * changed (invariants.c, lists.c), and hands shell commands to init (agent.c).
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -34,14 +34,16 @@ unsigned long vfrace_symbol_size(unsigned long address)
 }
 
 /*
- * unplug: poll for one unplug; spin: without sleeping; trace: report all calls that are known of both sides; nosleep: the teardown's long sleep
- * returns at once.
+ * unplug: poll for one unplug; spin: without sleeping; trace: report all calls that are known of both sides; nosleep:
+ * the teardown's long sleep returns at once; few: nothing is wrapped but what the judge cannot do without.
  */
 static void arm(const char *text)
 {
 	vfrace_sides_reset();
 	vfrace_points_reset();
-	vfrace_functions_learn();
+	vfrace_functions_learn(true);
+	if (strstr(text, "few"))
+		vfrace_calls_reduce();
 	vfrace_calls_enable(true, strstr(text, "trace"), strstr(text, "nosleep"));
 	vfrace_sides_watch(true);
 	vfrace_unplug_arm(strstr(text, "unplug"), strstr(text, "spin"));
@@ -85,6 +87,9 @@ void vfrace_command(u32 id, u32 kind, char *text)
 	case VFRACE_COMMAND_REPAIR:
 		ret = vfrace_repair(text);
 		break;
+	case VFRACE_COMMAND_COST:
+		ret = vfrace_calls_cost();
+		break;
 	default:
 		vfrace_fail("unknown command %u", kind);
 		ret = -EINVAL;
@@ -113,6 +118,7 @@ static int __init find_symbols(void)
 		pr_err("this kernel lacks one of pci_rescan_remove_lock, pci_iov_remove_virtfn, kallsyms_lookup_size_offset\n");
 		return -ENOENT;
 	}
+	vfrace_locks_init();
 	return vfrace_functions_init();
 }
 

@@ -128,6 +128,17 @@ int vfrace_point_add(char *text)
 	return 0;
 }
 
+/* Whether a point is at the function of @slot. */
+bool vfrace_points_use(unsigned int slot)
+{
+	unsigned int i;
+
+	for (i = 0; i < npoints; i++)
+		if (points[i].slot == slot)
+			return true;
+	return false;
+}
+
 static bool is_blocked(struct vfrace_side *other, const struct vfrace_point *point)
 {
 	struct mutex *lock = vfrace_blocked_on(other->task);

@@ -16,6 +16,7 @@
 #define CIRCLES		3		/* looks in a row that find it */
 #define QUIET_NS	(250 * NSEC_PER_MSEC)	/* longer than a grace period takes under TCG */
 #define FRAMES		40
+#define CHAIN		8		/* tasks that wait for one another */
 
 struct vfrace_side vfrace_sides[VFRACE_SIDES];
 
@@ -78,27 +79,42 @@ bool vfrace_side_is_blocked(struct vfrace_side *side)
 }
 
 /*
- * Whether a task that was started waits for itself, or both wait for each other. Mutexes: such a circle never ends.
+ * Whether the way from a side that was started, from each task to the owner of the mutex that it waits for, does not
+ * end: it comes back to the side, or it is longer than any that is not a circle.
  */
+static bool is_circle_from(struct vfrace_side *mine)
+{
+	struct task_struct *at = mine->task, *next, *got = NULL;
+	struct mutex *lock;
+	unsigned int n;
+
+	for (n = 0; n < CHAIN; n++) {
+		lock = vfrace_blocked_on(at);
+		next = lock ? vfrace_mutex_owner(lock) : NULL;
+		if (got)
+			put_task_struct(got);
+		got = NULL;
+		if (!next)
+			return false;
+		if (next == mine->task)
+			return true;
+		got = vfrace_get_task(next);
+		if (!got)
+			return false;
+		at = got;
+	}
+	put_task_struct(got);
+	return true;
+}
+
 static bool is_circle(void)
 {
 	int side;
 
 	for (side = 0; side < VFRACE_SIDES; side++) {
-		struct vfrace_side *mine = &vfrace_sides[side], *other = &vfrace_sides[!side];
-		struct mutex *lock, *back;
-		struct task_struct *owner;
+		struct vfrace_side *mine = &vfrace_sides[side];
 
-		if (!smp_load_acquire(&mine->started) || READ_ONCE(mine->done))
-			continue;
-		lock = vfrace_blocked_on(mine->task);
-		owner = lock ? vfrace_mutex_owner(lock) : NULL;
-		if (owner && owner == mine->task)
-			return true;
-		if (!owner || !smp_load_acquire(&other->started) || owner != other->task || READ_ONCE(other->done))
-			continue;
-		back = vfrace_blocked_on(other->task);
-		if (back && vfrace_mutex_owner(back) == mine->task)
+		if (smp_load_acquire(&mine->started) && !READ_ONCE(mine->done) && is_circle_from(mine))
 			return true;
 	}
 	return false;
@@ -126,35 +142,73 @@ void vfrace_sides_watch(bool on)
 		schedule_delayed_work(&watcher, WATCH_EVERY);
 }
 
-/* What was started and is not done says where it is. */
-void vfrace_sides_report(void)
+static void report_task(struct task_struct *task, u64 role)
 {
 	unsigned long frames[FRAMES];
 	char text[VFRACE_REPORT_TEXT], name[TASK_COMM_LEN];
+	struct mutex *lock = vfrace_blocked_on(task);
+	struct task_struct *owner = lock ? vfrace_mutex_owner(lock) : NULL, *alive;
+	unsigned int n;
+	u64 args[5];
+	int at;
+
+	args[0] = role;
+	args[1] = task_pid_nr(task);
+	args[2] = 0;
+	if (owner) {
+		alive = vfrace_get_task(owner);
+		args[2] = alive ? task_pid_nr(alive) : VFRACE_PID_DEAD;
+		if (alive)
+			put_task_struct(alive);
+	}
+	args[3] = READ_ONCE(task->nvcsw) + READ_ONCE(task->nivcsw);
+	args[4] = READ_ONCE(task->__state) != TASK_RUNNING;
+	strscpy(name, task->comm, sizeof(name));
+	strreplace(name, ' ', '_');
+	at = scnprintf(text, sizeof(text), "%s ", name);
+	if (lock)
+		at += vfrace_lock_name(lock, text + at, sizeof(text) - at);
+	else
+		at += scnprintf(text + at, sizeof(text) - at, "-");
+	n = stack_trace_save_tsk(task, frames, ARRAY_SIZE(frames), 0);
+	vfrace_stack(text + at, sizeof(text) - at, frames, n);
+	vfrace_report(VFRACE_REPORT_STATE, args, ARRAY_SIZE(args), text);
+}
+
+/* What was started and is not done says where it is, and so does who has what it waits for, and so on. */
+void vfrace_sides_report(void)
+{
+	struct task_struct *tasks[CHAIN];	/* with references */
+	u64 roles[CHAIN];
+	unsigned int n = 0, i, j;
 	int side;
 
 	for (side = 0; side < VFRACE_SIDES; side++) {
-		struct task_struct *task = vfrace_sides[side].task;
-		struct mutex *lock;
-		unsigned int n;
-		u64 args[3];
-		int at;
-
-		if (!task || vfrace_sides[side].done)
+		if (!smp_load_acquire(&vfrace_sides[side].started) || READ_ONCE(vfrace_sides[side].done))
 			continue;
-		lock = vfrace_blocked_on(task);
-		args[0] = side;
-		args[1] = task_pid_nr(task);
-		args[2] = lock ? vfrace_mutex_owner_pid(lock) : 0;
-		strscpy(name, task->comm, sizeof(name));
-		strreplace(name, ' ', '_');
-		at = scnprintf(text, sizeof(text), "%s ", name);
-		if (lock)
-			at += vfrace_lock_name(lock, text + at, sizeof(text) - at);
-		else
-			at += scnprintf(text + at, sizeof(text) - at, "-");
-		n = stack_trace_save_tsk(task, frames, ARRAY_SIZE(frames), 0);
-		vfrace_stack(text + at, sizeof(text) - at, frames, n);
-		vfrace_report(VFRACE_REPORT_STATE, args, ARRAY_SIZE(args), text);
+		get_task_struct(vfrace_sides[side].task);
+		roles[n] = side;
+		tasks[n++] = vfrace_sides[side].task;
 	}
+	for (i = 0; i < n; i++) {
+		struct mutex *lock = vfrace_blocked_on(tasks[i]);
+		struct task_struct *owner = lock ? vfrace_mutex_owner(lock) : NULL;
+
+		report_task(tasks[i], roles[i]);
+		for (j = 0; j < n && owner; j++)
+			if (tasks[j] == owner)
+				owner = NULL;
+		if (!owner || n == CHAIN)
+			continue;
+		owner = vfrace_get_task(owner);
+		if (!owner)
+			continue;
+		roles[n] = VFRACE_SIDE_OTHER;
+		for (side = 0; side < VFRACE_SIDES; side++)
+			if (owner == READ_ONCE(vfrace_sides[side].task))
+				roles[n] = side;
+		tasks[n++] = owner;
+	}
+	for (i = 0; i < n; i++)
+		put_task_struct(tasks[i]);
 }

@@ -158,6 +158,11 @@ void vfrace_unplug_watch(struct vfrace_call *call, bool enter)
 	}
 }
 
+bool vfrace_unplug_uses(unsigned int slot)
+{
+	return what == DO_WATCH && slot == watched;
+}
+
 /* Takes what the host has sent, whoever asks first. */
 void vfrace_unplug_poll(void)
 {

@@ -15,7 +15,7 @@
 
 #include <linux/types.h>
 
-#define VFRACE_PROTO_VERSION	2
+#define VFRACE_PROTO_VERSION	3
 
 /*
  * QEMU's vhost-user-test-device-pci takes any id that QEMU has a name for. 38 is reserved in the virtio
@@ -54,12 +54,13 @@ struct vfrace_unplug {
  */
 #define VFRACE_COMMAND_POINT	6
 /*
- * What the next unplug does: "virtfn INDEX", "device INDEX", "write PATH VALUE", or "watch FUNCTION NUMBER" if it is not
- * the module that does it.
+ * What the next unplug does: "virtfn INDEX", "device INDEX", "write PATH VALUE", or "watch FUNCTION NUMBER" if it is
+ * not the module that does it.
  */
 #define VFRACE_COMMAND_UNPLUG	7
 #define VFRACE_COMMAND_STATES	8	/* report where both sides stand */
 #define VFRACE_COMMAND_REPAIR	9	/* text is the number of references to give to the PF */
+#define VFRACE_COMMAND_COST	10	/* measure what a call through the module costs */
 
 struct vfrace_command {
 	__le32 id;			/* running, from 1 */
@@ -83,16 +84,31 @@ struct vfrace_command {
 #define VFRACE_REPORT_TASK	5	/* text: role of the running task */
 #define VFRACE_REPORT_SEEN	6	/* args: unplug number, function */
 #define VFRACE_REPORT_UNPLUGGED	7	/* args: unplug number, 0 or a negative error number */
-#define VFRACE_REPORT_ENTER	8	/* args: function; text: call, then callers, by spaces */
+/* args: function, serial number of its pci_dev or 0; text: call, then callers, by spaces */
+#define VFRACE_REPORT_ENTER	8
 #define VFRACE_REPORT_RETURN	9	/* args: as above; text: call */
 #define VFRACE_REPORT_LOCK_WAIT	10	/* args: owner's pid */
 #define VFRACE_REPORT_LOCK_TAKEN 11	/* args: 1 if nested */
 #define VFRACE_REPORT_LOCK_RELEASE 12
-#define VFRACE_REPORT_MEASURED	13	/* args: pf refs, bus refs, created, released, lock owner, depth, dropped; text: label */
+/*
+ * args: references of the PF and of its bus, VFs created and released, owner of the lock, depth word, reports dropped,
+ * references of the VFs' own bus or -1, owner word (pid) or -1, lists walked, entries seen there, defects found.
+ * text, by lines: the label; "r" and the VFs that are there, "g" and what is removed but not released, each as
+ * FIRST-LAST:REFERENCES, the PF as pf:REFERENCES; "l" and the first defect
+ */
+#define VFRACE_REPORT_MEASURED	13
 #define VFRACE_REPORT_FAILED	14	/* text: why */
 #define VFRACE_REPORT_POINT	15	/* text: the point as the command had it */
 #define VFRACE_REPORT_HELD	16	/* args: nanoseconds, end (VFRACE_HOLD_*); text: the point */
-#define VFRACE_REPORT_STATE	17	/* args: side, pid, pid of the lock's owner; text: name, lock or "-", stack */
+/* args: side, pid, pid of the lock's owner, context switches so far, 0 if it can run; text: name, lock or "-", stack */
+#define VFRACE_REPORT_STATE	17
+/*
+ * pci_rescan_remove_lock is not as the task that takes or releases it should find it. args: 0 taken or 1 about to be
+ * released, pid of the mutex' owner, owner word (pid) or -1, depth word or -1, what that should be or -1
+ */
+#define VFRACE_REPORT_LOCK_ODD	18
+/* args: nanoseconds of a call: as it is, passed through, looked at, reported at entry and return */
+#define VFRACE_REPORT_COST	19
 
 /* ends of a hold */
 #define VFRACE_HOLD_REACHED	0
@@ -103,8 +119,11 @@ struct vfrace_command {
 /* sides, VFRACE_REPORT_STATE */
 #define VFRACE_SIDE_TEARDOWN	0
 #define VFRACE_SIDE_UNPLUG	1
+#define VFRACE_SIDE_OTHER	2	/* who keeps one of them from going on */
 
-#define VFRACE_REPORT_ARGS	7
+#define VFRACE_PID_DEAD		4294967295	/* instead of a pid: a task that is no more */
+
+#define VFRACE_REPORT_ARGS	12
 #define VFRACE_COMM		16
 
 struct vfrace_report {

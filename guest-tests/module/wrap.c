@@ -2,13 +2,16 @@
 /*
  * Functions of the kernel that are called through this module.
  *
- * ftrace calls us at the first instruction of a function that is wrapped, and we go on in a wrapper of our own instead, as
- * a live patch does. The wrapper runs in the context of the caller and may sleep; it calls the function itself, which
- * ftrace lets pass because the call comes from vfrace_call_original(). So a task that is held at an entry or a return stands in
- * an ordinary C function and keeps nothing but what it held anyway.
+ * ftrace calls us at the first instruction of a function that is wrapped, and we go on in a wrapper of our own instead,
+ * as a live patch does. The wrapper runs in the context of the caller and may sleep; it calls the function itself,
+ * which ftrace lets pass because it returns to that very wrapper. So a task that is held at an entry or a return stands
+ * in an ordinary C function and keeps nothing but what it held anyway.
  *
- * Up to VFRACE_ARGS arguments in registers are handed on. Functions with more of them, or with structures by value, must
- * not be wrapped.
+ * Where a function returns to is not always where it was called: a wrapped function that ends by jumping to another one
+ * (a tail call) leaves its own return address, in its own wrapper. Hence one wrapper for each function.
+ *
+ * Up to VFRACE_ARGS arguments in registers are handed on. Functions with more of them, or with structures by value,
+ * must not be wrapped.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -25,28 +28,22 @@
 struct slot {
 	unsigned long address;
 	char name[NAME_SIZE];
+	bool off;			/* was wrapped, and is not */
 };
 
 static struct slot slots[VFRACE_SLOTS];
 static unsigned int nslots;
 static DEFINE_MUTEX(slots_lock);
 static atomic_t inside;			/* tasks in a wrapper */
-static unsigned long original_begin, original_end;
+static unsigned long sizes[VFRACE_SLOTS];	/* of the wrappers, bytes */
 
 typedef unsigned long (*function)(unsigned long, unsigned long, unsigned long, unsigned long, unsigned long,
 				  unsigned long);
 
-static noinline unsigned long vfrace_call_original(unsigned long address, const unsigned long *args)
-{
-	unsigned long ret = ((function)address)(args[0], args[1], args[2], args[3], args[4], args[5]);
-
-	barrier();			/* no tail call: the return address tells redirect() where it comes from */
-	return ret;
-}
-
-static noinline unsigned long vfrace_wrapped(unsigned int n, unsigned long a, unsigned long b, unsigned long c,
+static __always_inline unsigned long wrapped(unsigned int n, unsigned long a, unsigned long b, unsigned long c,
 					     unsigned long d, unsigned long e, unsigned long f)
 {
+	function original = (function)slots[n].address;
 	struct vfrace_call call = {
 		.slot = n,
 		.name = slots[n].name,
@@ -54,22 +51,25 @@ static noinline unsigned long vfrace_wrapped(unsigned int n, unsigned long a, un
 	};
 
 	/* Only a task can be held, and only a task is of interest. */
-	if (!in_task())
-		return vfrace_call_original(slots[n].address, call.args);
+	if (!in_task()) {
+		call.ret = original(a, b, c, d, e, f);
+		barrier();		/* no tail call: the return address tells redirect() where it comes from */
+		return call.ret;
+	}
 	atomic_inc(&inside);
 	vfrace_call_enter(&call);
 	if (!call.replaced)
-		call.ret = vfrace_call_original(slots[n].address, call.args);
+		call.ret = original(a, b, c, d, e, f);
 	vfrace_call_return(&call);
 	atomic_dec(&inside);
 	return call.ret;
 }
 
 #define WRAPPER(n)										\
-	static unsigned long vfrace_wrap_##n(unsigned long a, unsigned long b, unsigned long c,	\
-					     unsigned long d, unsigned long e, unsigned long f)	\
+	static noinline unsigned long vfrace_wrap_##n(unsigned long a, unsigned long b, unsigned long c,	\
+						      unsigned long d, unsigned long e, unsigned long f)	\
 	{											\
-		return vfrace_wrapped(0##n, a, b, c, d, e, f);					\
+		return wrapped(0##n, a, b, c, d, e, f);						\
 	}
 #define WRAPPERS(tens)										\
 	WRAPPER(tens##0) WRAPPER(tens##1) WRAPPER(tens##2) WRAPPER(tens##3)			\
@@ -90,14 +90,13 @@ static void notrace redirect(unsigned long ip, unsigned long parent_ip, struct f
 {
 	unsigned int i, n = smp_load_acquire(&nslots);
 
-	if (parent_ip >= original_begin && parent_ip < original_end)
-		return;
 	for (i = 0; i < n; i++) {
 		/* ip is the call to ftrace, which may stand behind a landing pad */
-		if (ip - slots[i].address < 16) {
+		if (ip - slots[i].address >= 16)
+			continue;
+		if (parent_ip - (unsigned long)wrappers[i] >= sizes[i])
 			ftrace_regs_set_instruction_pointer(fregs, (unsigned long)wrappers[i]);
-			return;
-		}
+		return;
 	}
 }
 
@@ -120,10 +119,14 @@ int vfrace_wrap(const char *name)
 
 	mutex_lock(&slots_lock);
 	for (i = 0; i < nslots; i++) {
-		if (!strcmp(slots[i].name, name)) {
+		if (strcmp(slots[i].name, name))
+			continue;
+		ret = slots[i].off ? ftrace_set_filter_ip(&ops, slots[i].address, 0, 0) : 0;
+		if (!ret) {
+			slots[i].off = false;
 			ret = i;
-			goto out;
 		}
+		goto out;
 	}
 	ret = -ENOSPC;
 	if (nslots == VFRACE_SLOTS || strlen(name) >= NAME_SIZE)
@@ -145,6 +148,23 @@ out:
 	return ret;
 }
 
+/* It keeps its slot. What is inside of it goes on as it is. */
+int vfrace_unwrap(const char *name)
+{
+	unsigned int i;
+	int ret = 0;
+
+	mutex_lock(&slots_lock);
+	for (i = 0; i < nslots; i++) {
+		if (strcmp(slots[i].name, name) || slots[i].off)
+			continue;
+		ret = ftrace_set_filter_ip(&ops, slots[i].address, 1, 0);
+		slots[i].off = !ret;
+	}
+	mutex_unlock(&slots_lock);
+	return ret;
+}
+
 int vfrace_wrap_begin(void)
 {
 	int ret = register_ftrace_function(&ops);
@@ -155,9 +175,14 @@ int vfrace_wrap_begin(void)
 
 int vfrace_wrap_init(void)
 {
-	original_begin = (unsigned long)vfrace_call_original;
-	original_end = original_begin + vfrace_symbol_size(original_begin);
-	return original_end > original_begin ? 0 : -ENOENT;
+	unsigned int i;
+
+	for (i = 0; i < VFRACE_SLOTS; i++) {
+		sizes[i] = vfrace_symbol_size((unsigned long)wrappers[i]);
+		if (!sizes[i])
+			return -ENOENT;
+	}
+	return 0;
 }
 
 void vfrace_wrap_exit(void)

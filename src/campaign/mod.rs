@@ -40,6 +40,8 @@ pub struct Campaign<'a> {
     pub expected: &'a Expectations,
     /// Where results go: `DIR/SCENARIO/KERNEL/boot-N`.
     pub dir: PathBuf,
+    /// As [`RunConfig::few_probes`].
+    pub few_probes: bool,
     /// As [`RunConfig::skip_sleep`].
     pub skip_sleep: bool,
     /// As [`RunConfig::repair`].
@@ -212,6 +214,7 @@ fn one(campaign: &Campaign<'_>, cell: &Cell<'_>, boot: usize) -> Result<RunResul
     let listener = (campaign.listen)(&dir);
     let config = RunConfig {
         skip_sleep: campaign.skip_sleep,
+        few_probes: campaign.few_probes,
         repair: campaign.repair,
         scenario: cell.scenario,
         kernel: cell.kernel,

@@ -51,6 +51,10 @@ pub(super) struct Options {
     /// evidence
     #[arg(long)]
     pub(super) repair: bool,
+    /// The guest's module wraps fewer functions of the kernel, to see what its probes do to the race; stated in the
+    /// evidence
+    #[arg(long)]
+    pub(super) few_probes: bool,
 }
 
 /// The scenarios below `data` with their titles, one a line.
@@ -142,6 +146,7 @@ pub(super) struct Ready<'a> {
     dir: PathBuf,
     skip_sleep: bool,
     repair: bool,
+    few_probes: bool,
 }
 
 impl Bench {
@@ -218,6 +223,7 @@ impl Bench {
             dir,
             skip_sleep: options.skip_sleep,
             repair: options.repair,
+            few_probes: options.few_probes,
         })
     }
 
@@ -269,6 +275,7 @@ impl Ready<'_> {
             dir,
             skip_sleep: self.skip_sleep,
             repair: self.repair,
+            few_probes: self.few_probes,
             stop: self.bench.stop.clone(),
         }
     }
@@ -306,6 +313,7 @@ impl Ready<'_> {
             dir: self.dir.clone(),
             skip_sleep: self.skip_sleep,
             repair: self.repair,
+            few_probes: self.few_probes,
             stop: self.bench.stop.clone(),
             listen: &listen,
         })?)

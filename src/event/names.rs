@@ -157,3 +157,24 @@ impl fmt::Display for Role {
         })
     }
 }
+
+/// A task's part in a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// It tears down.
+    Teardown,
+    /// It handles the unplug.
+    Unplug,
+    /// It is neither, and one of them cannot go on because of it.
+    Other,
+}
+
+impl From<Role> for Part {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Teardown => Part::Teardown,
+            Role::Unplug => Part::Unplug,
+        }
+    }
+}

@@ -4,10 +4,12 @@
 //! The guest is not trusted: a report is decoded field by field from a byte slice, and one that makes no sense is an
 //! error with the reason, never a panic.
 
-use crate::event::{FunctionId, GuestRecord, HoldEnd, Invariants, Observation, Role};
+use crate::event::{
+    FunctionId, GuestRecord, HoldEnd, Invariants, Lists, Observation, Part, VfReferences,
+};
 
 /// Version of the protocol; the module says its own in HELLO.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// virtio device id of the mailbox.
 pub const VIRTIO_ID: u32 = 38;
 /// Number of virtqueues.
@@ -17,7 +19,7 @@ pub const COMMAND_TEXT: usize = 1000;
 /// Longest text of a report, bytes.
 pub const REPORT_TEXT: usize = 432;
 /// Number of 64-bit arguments of a report.
-pub const REPORT_ARGS: usize = 7;
+pub const REPORT_ARGS: usize = 12;
 /// Bytes of a task name.
 pub const COMM: usize = 16;
 /// Bytes of a whole report.
@@ -40,6 +42,8 @@ const FAILED: u32 = 14;
 const POINT: u32 = 15;
 const HELD: u32 = 16;
 const STATE: u32 = 17;
+const LOCK_ODD: u32 = 18;
+const COST: u32 = 19;
 
 /// What an unplug event tells the guest to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +79,8 @@ pub enum CommandKind {
     States = 8,
     /// Give the PF as many references as the text says: what a double removal took, so that more rounds can follow.
     Repair = 9,
+    /// Report what a call through the module costs ([`Observation::Cost`]).
+    Cost = 10,
 }
 
 /// A report that does not decode.
@@ -171,6 +177,84 @@ fn function(number: u64, value: u64) -> Result<Option<FunctionId>, ProtoError> {
     }
 }
 
+/// A word of the kernel that it may not have.
+fn word(value: u64) -> Option<u64> {
+    (value as i64 != -1).then_some(value)
+}
+
+/// Functions with their references, ` FIRST-LAST:REFERENCES` for VFs and ` pf:REFERENCES`.
+fn vfs(number: u64, line: &str) -> Result<Vec<VfReferences>, ProtoError> {
+    let refused = || ProtoError::Field {
+        number,
+        field: "the references of VFs",
+        value: line.len() as u64,
+    };
+    let vf = |index: &str| match index.parse() {
+        Ok(index @ 0..=254u16) => Ok(FunctionId::Vf(index + 1)),
+        _ => Err(refused()),
+    };
+    let row = |word: &str| {
+        let (row, references) = word.split_once(':').ok_or_else(refused)?;
+        let (first, last) = match row.split_once('-') {
+            Some((first, last)) => (vf(first)?, vf(last)?),
+            None if row == "pf" => (FunctionId::Pf, FunctionId::Pf),
+            None => return Err(refused()),
+        };
+        Ok(VfReferences {
+            first,
+            last,
+            references: references.parse().map_err(|_| refused())?,
+        })
+    };
+    line.split_ascii_whitespace().map(row).collect()
+}
+
+/// A measurement: values, and lines of text with the label first.
+fn measured(
+    number: u64,
+    args: &[u64; REPORT_ARGS],
+    words: &str,
+) -> Result<Observation, ProtoError> {
+    let [pf, bus, created, released, owner, depth, dropped, ..] = *args;
+    let [.., vf_bus, owner_word, walked, entries, defects] = *args;
+    let narrow = |field, value| {
+        u32::try_from(value).map_err(|_| ProtoError::Field {
+            number,
+            field,
+            value,
+        })
+    };
+    let line = |kind: char| {
+        let mut lines = words.lines().skip(1);
+        lines.find_map(|line| line.strip_prefix(kind))
+    };
+    let values = Invariants {
+        pf_references: pf as i64,
+        bus_references: bus as i64,
+        vfs_created: created,
+        vfs_released: released,
+        lock_owner: narrow("the owner", owner)?,
+        lock_depth: depth as i64,
+        lock_owner_word: word(owner_word)
+            .map(|pid| narrow("the owner word", pid))
+            .transpose()?,
+        vf_bus_references: word(vf_bus).map(|references| references as i64),
+        vfs: line('r').map(|rows| vfs(number, rows)).transpose()?,
+        unreleased: vfs(number, line('g').unwrap_or_default())?,
+        lists: Some(Lists {
+            walked: narrow("the number of lists", walked)?,
+            entries: narrow("the number of entries", entries)?,
+            defects: narrow("the number of defects", defects)?,
+            defect: line('l').unwrap_or_default().trim_start().to_owned(),
+        }),
+        dropped,
+    };
+    Ok(Observation::Measured {
+        label: words.lines().next().unwrap_or_default().to_owned(),
+        values,
+    })
+}
+
 /// Decodes one report.
 pub fn decode_report(bytes: &[u8]) -> Result<GuestRecord, ProtoError> {
     if bytes.len() < REPORT_SIZE {
@@ -180,7 +264,7 @@ pub fn decode_report(bytes: &[u8]) -> Result<GuestRecord, ProtoError> {
     let (number, guest_ns) = (fields.u64(), fields.u64());
     let (kind, pid, cpu, length) = (fields.u32(), fields.u32(), fields.u32(), fields.u32());
     let args: [u64; REPORT_ARGS] = std::array::from_fn(|_| fields.u64());
-    let [a, b, c, d, e, f, g] = args;
+    let [a, b, c, d, e, ..] = args;
     let comm = fields.bytes(COMM);
     let comm = text(comm.split(|&byte| byte == 0).next().unwrap_or_default());
     let words = fields.bytes(REPORT_TEXT.min(length as usize));
@@ -220,6 +304,7 @@ pub fn decode_report(bytes: &[u8]) -> Result<GuestRecord, ProtoError> {
             Observation::Enter {
                 call: names.next().unwrap_or_default(),
                 function: function(number, a)?,
+                instance: (b != 0).then_some(b),
                 stack: names.collect(),
             }
         }
@@ -232,17 +317,21 @@ pub fn decode_report(bytes: &[u8]) -> Result<GuestRecord, ProtoError> {
         },
         LOCK_TAKEN => Observation::LockTaken { nested: a != 0 },
         LOCK_RELEASE => Observation::LockRelease,
-        MEASURED => Observation::Measured {
-            label: text(words),
-            values: Invariants {
-                pf_references: a as i64,
-                bus_references: b as i64,
-                vfs_created: c,
-                vfs_released: d,
-                lock_owner: narrow("the owner", e)?,
-                lock_depth: f as i64,
-                dropped: g,
-            },
+        MEASURED => measured(number, &args, &text(words))?,
+        LOCK_ODD => Observation::LockOdd {
+            releases: a != 0,
+            holder: narrow("the holder", b)?,
+            owner_word: word(c)
+                .map(|pid| narrow("the owner word", pid))
+                .transpose()?,
+            depth: word(d),
+            expected: word(e),
+        },
+        COST => Observation::Cost {
+            plain: a,
+            passed: b,
+            looked_at: c,
+            reported: d,
         },
         FAILED => Observation::Failed { text: text(words) },
         POINT => Observation::Point { point: text(words) },
@@ -268,8 +357,9 @@ pub fn decode_report(bytes: &[u8]) -> Result<GuestRecord, ProtoError> {
             let mut words = words.split_ascii_whitespace().map(str::to_owned);
             Observation::TaskState {
                 role: match a {
-                    0 => Role::Teardown,
-                    1 => Role::Unplug,
+                    0 => Part::Teardown,
+                    1 => Part::Unplug,
+                    2 => Part::Other,
                     value => {
                         return Err(ProtoError::Field {
                             number,
@@ -280,6 +370,8 @@ pub fn decode_report(bytes: &[u8]) -> Result<GuestRecord, ProtoError> {
                 },
                 task: narrow("the task", b)?,
                 owner: narrow("the owner", c)?,
+                switches: Some(d),
+                sleeps: Some(e != 0),
                 name: words.next().unwrap_or_default(),
                 lock: words.next().filter(|lock| lock != "-").unwrap_or_default(),
                 stack: words.collect(),
@@ -334,6 +426,10 @@ mod tests {
             ("VFRACE_REPORT_POINT", POINT),
             ("VFRACE_REPORT_HELD", HELD),
             ("VFRACE_REPORT_STATE", STATE),
+            ("VFRACE_REPORT_LOCK_ODD", LOCK_ODD),
+            ("VFRACE_REPORT_COST", COST),
+            ("VFRACE_COMMAND_COST", CommandKind::Cost as u32),
+            ("VFRACE_PID_DEAD", Observation::DEAD),
             ("VFRACE_COMMAND_EXEC", CommandKind::Exec as u32),
             ("VFRACE_COMMAND_PF", CommandKind::Pf as u32),
             ("VFRACE_COMMAND_ARM", CommandKind::Arm as u32),
@@ -395,9 +491,51 @@ mod tests {
             Observation::Enter {
                 call: "device_del".to_owned(),
                 function: Some(FunctionId::Vf(2)),
+                instance: None,
                 stack
             }
         );
+    }
+
+    #[test]
+    fn a_measurement_has_its_vfs_and_its_lists() {
+        let none = u64::MAX;
+        let args = [9, 5, 3, 0, 0, none, 0, none, 0, 7, 40, 1];
+        let words =
+            "after\nl children of 0000:00:02.0: vf2 is on it 2 times\nr 0-0:5 2-62:6\ng pf:2 1-1:1";
+        let record = decode_report(&report(MEASURED, &args, words)).unwrap();
+        let Observation::Measured { label, values } = record.what else {
+            panic!("not a measurement")
+        };
+        let row = |first, last, references| VfReferences {
+            first: FunctionId::Vf(first),
+            last: FunctionId::Vf(last),
+            references,
+        };
+        assert_eq!(label, "after");
+        assert_eq!(
+            (
+                values.lock_depth,
+                values.lock_owner_word,
+                values.vf_bus_references
+            ),
+            (-1, Some(0), None)
+        );
+        assert_eq!(values.vfs, Some(vec![row(1, 1, 5), row(3, 63, 6)]));
+        let pf = VfReferences {
+            first: FunctionId::Pf,
+            last: FunctionId::Pf,
+            references: 2,
+        };
+        assert_eq!(values.unreleased, [pf, row(2, 2, 1)]);
+        let lists = values.lists.unwrap();
+        assert_eq!((lists.walked, lists.entries, lists.defects), (7, 40, 1));
+        assert_eq!(
+            lists.defect,
+            "children of 0000:00:02.0: vf2 is on it 2 times"
+        );
+        // cut off in the middle of a row
+        assert!(decode_report(&report(MEASURED, &args, "after\nr 0-0:5 2-")).is_err());
     }
 
     #[test]

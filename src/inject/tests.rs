@@ -113,6 +113,7 @@ fn the_handler_is_committed_in_its_body_or_at_a_taken_lock() {
             Observation::Enter {
                 call: "pci_stop_and_remove_bus_device".to_owned(),
                 function: Some(FunctionId::Vf(vf)),
+                instance: None,
                 stack: vec!["pci_iov_remove_virtfn".to_owned()],
             },
         )

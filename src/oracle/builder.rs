@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Recordings made by hand, for tests: as a run would write them (see the room's documentation).
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::event::*;
@@ -8,9 +9,13 @@ use crate::scenario::{Scenario, load};
 
 use super::{Judgement, KnownIssues, judge, judge_round};
 
+mod bodies;
+
 /// The teardown's task, the handler's, init.
 pub(crate) const TEARDOWN: u32 = 88;
 pub(crate) const HANDLER: u32 = 40;
+/// One that is neither.
+pub(crate) const THIRD: u32 = 60;
 const INIT: u32 = 1;
 
 /// How the tasks of a round behave.
@@ -35,6 +40,9 @@ pub(crate) struct Tape {
     created: u64,
     released: u64,
     unplugs: u32,
+    /// pci_devs of VFs that are there, by VF, and the number of the last one that was made.
+    devices: BTreeMap<u16, u64>,
+    last_device: u64,
 }
 
 pub(crate) fn data(path: &str) -> PathBuf {
@@ -66,7 +74,7 @@ impl Tape {
             INIT,
             Observation::Hello {
                 release: "7.2.12".into(),
-                version: 1,
+                version: 3,
             },
         );
         tape.guest(INIT, Observation::AgentReady);
@@ -86,6 +94,8 @@ impl Tape {
             created: 0,
             released: 0,
             unplugs: 0,
+            devices: BTreeMap::new(),
+            last_device: 0,
         };
         tape.push(EventKind::RunStarted {
             scenario: "x".into(),
@@ -148,6 +158,7 @@ impl Tape {
             Observation::Enter {
                 call: call.into(),
                 function: Some(function),
+                instance: None,
                 stack,
             },
         );
@@ -166,12 +177,18 @@ impl Tape {
     pub fn measure(&mut self, label: &str, pf_references: i64) {
         let values = Invariants {
             pf_references,
-            bus_references: 5,
+            bus_references: 5 + (self.created - self.released) as i64,
             vfs_created: self.created,
             vfs_released: self.released,
             lock_owner: 0,
             lock_depth: 0,
-            dropped: 0,
+            vfs: Some(self.rows()),
+            lists: Some(Lists {
+                walked: 9,
+                entries: 40,
+                ..Lists::default()
+            }),
+            ..Invariants::default()
         };
         self.guest(
             INIT,
@@ -180,6 +197,16 @@ impl Tape {
                 values,
             },
         );
+    }
+
+    /// The VFs that are there.
+    fn rows(&self) -> Vec<VfReferences> {
+        let row = |vf: &u16| VfReferences {
+            first: FunctionId::Vf(*vf),
+            last: FunctionId::Vf(*vf),
+            references: 7,
+        };
+        self.devices.keys().map(row).collect()
     }
 
     pub fn done(&mut self) {
@@ -216,9 +243,22 @@ impl Tape {
             FunctionId::Vf(vf),
             Self::stack(pid),
         );
+        self.stop(pid, vf);
     }
 
     pub fn removal_ends(&mut self, pid: u32, vf: u16) {
+        match self.devices.contains_key(&vf) {
+            true => {
+                self.deletion_begins(pid, vf);
+                self.deletion_ends(pid, vf);
+            }
+            // It finds everything done.
+            false => {
+                let device = self.device(vf);
+                self.body(pid, "pci_destroy_dev", vf, device);
+                self.body_ends(pid, "pci_destroy_dev", vf);
+            }
+        }
         self.leave(pid, "pci_stop_and_remove_bus_device", FunctionId::Vf(vf));
     }
 
@@ -231,6 +271,11 @@ impl Tape {
     pub fn ready(&mut self, round: u32) {
         self.measure("before", self.references);
         self.created += self.vfs;
+        for vf in 1..=self.vfs {
+            self.last_device += 1;
+            self.devices.insert(vf as u16, self.last_device);
+        }
+        self.measure("armed", self.references + 3 + self.vfs as i64);
         self.phase(Phase::Armed, round);
         self.push(EventKind::Schedule {
             text: self.schedule.into(),
@@ -331,10 +376,25 @@ impl Tape {
     }
 
     /// The guest says where a side is.
-    pub fn state(&mut self, role: Role, lock: &str, owner: u32, stack: &[&str]) {
+    pub fn state(&mut self, role: impl Into<Part>, lock: &str, owner: u32, stack: &[&str]) {
+        self.state_at(role, lock, owner, stack, None, None);
+    }
+
+    /// The guest says where a task is, and what it did so far.
+    pub fn state_at(
+        &mut self,
+        role: impl Into<Part>,
+        lock: &str,
+        owner: u32,
+        stack: &[&str],
+        switches: Option<u64>,
+        sleeps: Option<bool>,
+    ) {
+        let role = role.into();
         let (task, name) = match role {
-            Role::Teardown => (TEARDOWN, "sh"),
-            Role::Unplug => (HANDLER, "vfrace-unplug"),
+            Part::Teardown => (TEARDOWN, "sh"),
+            Part::Unplug => (HANDLER, "vfrace-unplug"),
+            Part::Other => (THIRD, "irq/24-pciehp"),
         };
         self.guest(
             INIT,
@@ -344,6 +404,8 @@ impl Tape {
                 name: name.into(),
                 lock: lock.into(),
                 owner,
+                switches,
+                sleeps,
                 stack: stack.iter().map(|s| (*s).to_owned()).collect(),
             },
         );
@@ -351,6 +413,8 @@ impl Tape {
 
     /// A VF is brought up by a task.
     pub fn add(&mut self, pid: u32, vf: u16) {
+        self.last_device += 1;
+        self.devices.insert(vf, self.last_device);
         let vf = FunctionId::Vf(vf);
         self.enter(pid, "pci_iov_add_virtfn", vf, &["sriov_enable"]);
         self.created += 1;
@@ -450,6 +514,9 @@ impl Tape {
     pub fn finish(&mut self) {
         self.phase(Phase::FinalRemove, 0);
         self.done();
+        self.released = self.created;
+        self.devices.clear();
+        self.measure("final", -1);
         self.phase(Phase::PowerOff, 0);
     }
 

@@ -20,11 +20,48 @@ pub struct Round<'a> {
     pub events: &'a [Event],
     /// Where in the recording they are.
     pub range: Range<usize>,
-    /// The measurement before it was armed.
+    /// The measurement before VFs were brought up.
     pub before: Option<&'a Invariants>,
+    /// The measurement just before it was armed; none in recordings of protocol 2.
+    pub armed: Option<&'a Invariants>,
     /// The measurement when it had settled.
     pub after: Option<&'a Invariants>,
+    /// What the guest was told and able to observe.
+    pub probes: Probes,
 }
+
+/// What the guest's module observes in a recording.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probes {
+    /// The module's protocol, 0 if it did not say so.
+    pub protocol: u32,
+    /// It wrapped as few functions as possible ([`FEW_PROBES`]): no bodies of removals beyond the lookup.
+    pub few: bool,
+}
+
+impl Probes {
+    fn of(events: &[Event]) -> Self {
+        let protocol = records(events).find_map(|r| match r.what {
+            Observation::Hello { version, .. } => Some(version),
+            _ => None,
+        });
+        let few = |e: &Event| matches!(&e.kind, EventKind::RunStarted { options, .. } if options.iter().any(|o| o == FEW_PROBES));
+        Probes {
+            protocol: protocol.unwrap_or_default(),
+            few: events.iter().any(few),
+        }
+    }
+
+    /// Whether it reports removal bodies, lists and the references of VFs.
+    pub fn has_bodies(self) -> bool {
+        self.protocol >= BODIES
+    }
+}
+
+/// The option of a run in which the module wraps as few functions as possible.
+pub const FEW_PROBES: &str = "few-probes";
+/// The first protocol with removal bodies, lists and the references of VFs.
+const BODIES: u32 = 3;
 
 /// A task and the last thing that it did with pci_rescan_remove_lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +97,8 @@ pub fn records(events: &[Event]) -> impl DoubleEndedIterator<Item = &GuestRecord
     })
 }
 
-fn measured<'a>(
+/// The measurements with a label.
+pub(super) fn measured<'a>(
     events: &'a [Event],
     wanted: &'static str,
 ) -> impl DoubleEndedIterator<Item = &'a Invariants> {
@@ -94,6 +132,7 @@ pub fn rounds(events: &[Event]) -> Vec<Round<'_>> {
     let ends = starts.iter().skip(1).map(|(at, _)| *at).chain([end]);
     let mut from = 0;
     let mut rounds = Vec::new();
+    let probes = Probes::of(events);
     for ((at, number), end) in starts.iter().copied().zip(ends) {
         let mine = events.get(at..end).unwrap_or_default();
         rounds.push(Round {
@@ -101,7 +140,9 @@ pub fn rounds(events: &[Event]) -> Vec<Round<'_>> {
             events: mine,
             range: at..end,
             before: measured(events.get(from..at).unwrap_or_default(), "before").next_back(),
+            armed: measured(events.get(from..at).unwrap_or_default(), "armed").next_back(),
             after: measured(mine, "after").next(),
+            probes,
         });
         from = at;
     }
@@ -338,11 +379,33 @@ impl<'a> Round<'a> {
                 missing.push(format!("the guest's module failed: {text}"));
             }
         }
+        if !self.probes.has_bodies() {
+            missing.push(format!(
+                "the guest's module spoke protocol {}: it reported neither the bodies of removals nor lists nor the \
+                 references of VFs",
+                self.probes.protocol
+            ));
+        } else {
+            let walked = |m: &Invariants| m.lists.as_ref().is_some_and(|lists| lists.walked > 0);
+            let measurements = [("before", self.before), ("after", self.after)];
+            for (when, measured) in measurements {
+                if measured.is_some_and(|m| !walked(m)) {
+                    missing.push(format!("no list was walked {when} it"));
+                }
+            }
+            if self.armed.is_none() {
+                missing.push("no measurement when it was armed".to_owned());
+            }
+            if !self.probes.few && !by_design {
+                missing.extend(self.unseen_bodies());
+            }
+        }
         let removals = self.removals();
         let takes_all_away = scenario.teardown.begins_with_vfs()
             && (scenario.teardown != Teardown::Reset || self.pf_goes(scenario) == Some(true));
         let all = (1..=scenario.vfs).map(FunctionId::Vf);
-        for vf in all.filter(|_| takes_all_away) {
+        // With few probes, a removal that does not come through the lookup shows in the counts only.
+        for vf in all.filter(|_| takes_all_away && !self.probes.few) {
             // Those that it brings up again are another matter.
             if !removals.iter().any(|r| r.vf == vf && r.incarnation == 0) {
                 missing.push(format!("the removal of {vf} was not observed"));
@@ -377,5 +440,5 @@ pub fn shows_double_removal(events: &[Event], number: u32) -> bool {
     rounds(events)
         .iter()
         .filter(|round| round.number == number)
-        .any(|round| !round.doubles().is_empty())
+        .any(|round| round.removes_twice())
 }

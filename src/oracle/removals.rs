@@ -63,6 +63,7 @@ impl Round<'_> {
                     call,
                     function: Some(vf @ FunctionId::Vf(_)),
                     stack,
+                    ..
                 } => {
                     let call = symbol(call);
                     if call == ADD_VF {
@@ -199,6 +200,21 @@ impl Round<'_> {
             }
         }
         doubles
+    }
+
+    /// How many VFs were removed as devices of their bus and not through [`REMOVE_VF`]. That function alone puts the
+    /// reference of the PF that each VF has: these leave theirs behind.
+    pub fn removed_past_lookup(&self) -> usize {
+        let mut lives: BTreeMap<(FunctionId, u32), bool> = BTreeMap::new();
+        for run in self.removals() {
+            *lives.entry((run.vf, run.incarnation)).or_default() |= run.by_lookup();
+        }
+        lives.values().filter(|by_lookup| !**by_lookup).count()
+    }
+
+    /// Whether a VF was removed more than once, however that shows.
+    pub fn removes_twice(&self) -> bool {
+        !self.doubles().is_empty() || !self.double_bodies().is_empty()
     }
 
     /// For each VF that was removed, and not twice, the run that did it; one for each of its lives.

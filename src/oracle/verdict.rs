@@ -2,6 +2,7 @@
 //! From a recording to a verdict, with its evidence.
 
 mod check;
+mod counts;
 mod words;
 
 use serde::Serialize;
@@ -154,7 +155,10 @@ impl Case<'_> {
             self.removed_twice(round, &mut findings);
             self.added_twice(round, &mut findings);
             self.counts(round, &mut findings);
+            self.locks(round, &mut findings);
+            self.lists(round, &mut findings);
         }
+        self.last_counts(&mut findings);
         self.console_findings(&mut findings);
         words::schedules(&self.rounds, &mut evidence);
         for round in &self.rounds {
@@ -298,12 +302,21 @@ impl Case<'_> {
         }
         if self.final_removal() != FinalRemoval::Done || self.phase_at(Phase::PowerOff).is_none() {
             doubts.push("the PF's removal as the last step did not complete".into());
+        } else if self.last_measurement().is_none() {
+            doubts.push("nothing was measured behind the PF's removal as the last step".into());
         }
         doubts
     }
 
     /// What limits what the console can say.
     fn remarks(&self, evidence: &mut Vec<String>) {
+        if self.rounds.iter().any(|round| round.probes.few) {
+            evidence.push(
+                "the guest's module wrapped as few functions as possible: of a removal, the lookup and the counts are seen"
+                    .into(),
+            );
+        }
+        evidence.extend(words::cost(self.events));
         for event in self.events {
             match &event.kind {
                 EventKind::RunStarted { options, .. }

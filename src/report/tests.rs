@@ -222,6 +222,7 @@ fn all_kinds() -> Vec<Event> {
         Observation::Enter {
             call: "f".into(),
             function: None,
+            instance: None,
             stack: Vec::new(),
         },
     ] {

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use crate::event::{Event, EventKind, EventSink};
 use crate::kernel::BuiltKernel;
-use crate::oracle::{Judgement, KnownIssues, judge, judge_round, shows_double_removal};
+use crate::oracle::{FEW_PROBES, Judgement, KnownIssues, judge, judge_round, shows_double_removal};
 use crate::qemu::{Accel, QemuBinary};
 use crate::scenario::{Scenario, Schedule};
 
@@ -52,6 +52,8 @@ pub struct RunConfig<'a> {
     pub skip_sleep: bool,
     /// The PF is given back the references that a double removal took, so that more rounds fit into a boot.
     pub repair: bool,
+    /// The guest's module wraps only the functions that the judge cannot do without and those of the schedule.
+    pub few_probes: bool,
     /// Ends the run early.
     pub stop: Stop,
 }
@@ -63,7 +65,11 @@ impl RunConfig<'_> {
 
     /// What was done to the guest beside the schedule, for the evidence.
     fn options(&self) -> Vec<String> {
-        let all = [(self.skip_sleep, "skip-sleep"), (self.repair, "repair")];
+        let all = [
+            (self.skip_sleep, "skip-sleep"),
+            (self.repair, "repair"),
+            (self.few_probes, FEW_PROBES),
+        ];
         all.iter()
             .filter(|(on, _)| *on)
             .map(|(_, name)| (*name).to_owned())

@@ -29,6 +29,10 @@ const TASK: Duration = Duration::from_secs(15);
 const PER_VF: Duration = Duration::from_millis(800);
 /// For the stacks of blocked tasks to get over the serial line.
 const DUMP: Duration = Duration::from_secs(5);
+/// For the stacks of all tasks: some 80 of them.
+const DUMP_ALL: Duration = Duration::from_secs(20);
+/// Between two looks at tasks that did not come back: what goes on somewhere shows within it.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// For a guest that was told to power off.
 const POWER_OFF: Duration = Duration::from_secs(8);
 
@@ -99,7 +103,8 @@ impl<'a> Course<'a> {
         }
         self.slowness = (began.elapsed().as_secs_f64() / USUAL_BOOT.as_secs_f64()).max(1.0);
         self.machine.find_slot()?;
-        self.tell(CommandKind::Pf, PF_ADDRESS, "the address of the PF")
+        self.tell(CommandKind::Pf, PF_ADDRESS, "the address of the PF")?;
+        self.tell(CommandKind::Cost, "", "measuring what a call costs")
     }
 
     /// One round. Its schedule may be another one than the scenario's.
@@ -124,6 +129,7 @@ impl<'a> Course<'a> {
             &steps::bring_up(scenario, schedule),
             "binding the PF and enabling its VFs",
         )?;
+        self.measure("armed", "~armed")?;
         let plan = Plan::new(schedule);
         self.plan(schedule, &plan, trace)?;
         self.machine.count_messages_from_here();
@@ -184,6 +190,9 @@ impl<'a> Course<'a> {
         }
         if self.config.skip_sleep {
             words.push("nosleep");
+        }
+        if self.config.few_probes {
+            words.push("few");
         }
         self.tell(CommandKind::Arm, &words.join(" "), "arming")
     }
@@ -276,7 +285,11 @@ impl<'a> Course<'a> {
             Err(Missed::Stopped(Halt::Cut(cut))) => return Err(cut),
             Err(Missed::Stopped(Halt::Circle)) => return Err(self.circle(round)),
             Err(Missed::Late) => {
-                return Err(self.stuck(&late("the teardown", limit), Some((Phase::Settle, round))));
+                return Err(self.stuck(
+                    &late("the teardown", limit),
+                    false,
+                    Some((Phase::Settle, round)),
+                ));
             }
         }
         // Nothing says when the unplug is due: one side after the other.
@@ -303,6 +316,7 @@ impl<'a> Course<'a> {
             Err(Missed::Stopped(Halt::Circle)) => Err(self.circle(round)),
             Err(Missed::Late) => Err(self.stuck(
                 &late("the unplug handler", limit),
+                false,
                 Some((Phase::Settle, round)),
             )),
         }
@@ -321,40 +335,55 @@ impl<'a> Course<'a> {
     fn circle(&mut self, round: u32) -> Cut {
         self.stuck(
             "a task waits for a mutex that is given back only after it",
+            true,
             Some((Phase::Settle, round)),
         )
     }
 
     /// Has the guest print who is blocked, who holds which lock and every task, and gives the reason to end here.
-    /// `wait_over` is the phase that ends the wait in the recording: what the guest says from then on is not by the
+    /// `circle`: the guest has found out by itself. `wait_over` is the phase that ends the wait in the recording: what the guest says from then on is not by the
     /// task that was waited for.
-    fn stuck(&mut self, why: &str, wait_over: Option<(Phase, u32)>) -> Cut {
+    fn stuck(&mut self, why: &str, circle: bool, wait_over: Option<(Phase, u32)>) -> Cut {
         if let Some((phase, round)) = wait_over {
             self.machine.phase(phase, round);
         }
         let cut = Cut::guest(why);
         // Where both stand, by the module, which needs none of their locks. Should it not answer, the dump says more.
-        if let Ok(sent) = self.send(CommandKind::States, "") {
-            let limit = self.scaled(COMMAND);
-            if let Err(Missed::Stopped(worse)) = self.done(sent, limit) {
-                return worse;
+        // The second look shows what went on meanwhile; a circle that was found has none.
+        let looks = if circle { 1 } else { 2 };
+        for look in 0..looks {
+            if look > 0 {
+                std::thread::sleep(LOOK_AGAIN);
+            }
+            if let Ok(sent) = self.send(CommandKind::States, "") {
+                let limit = self.scaled(COMMAND);
+                if let Err(Missed::Stopped(worse)) = self.done(sent, limit) {
+                    return worse;
+                }
             }
         }
-        // sysrq prints at levels that the console does not show by default (drivers/tty/sysrq.c).
-        let dump =
+        // Blocked tasks and locks first: all tasks take long. sysrq prints at levels that the console does not show by
+        // default (drivers/tty/sysrq.c).
+        let few =
             "echo 8 >/proc/sys/kernel/printk; for c in w d; do echo $c >/proc/sysrq-trigger; done";
-        let limit = self.scaled(DUMP);
-        match self
-            .send(CommandKind::Exec, dump)
-            .map(|sent| self.done(sent, limit))
-        {
-            Ok(Ok(_)) => cut,
-            Ok(Err(Missed::Stopped(worse))) => worse,
-            Ok(Err(Missed::Late)) | Err(_) => Cut {
-                reason: format!("{}; the guest does not answer", cut.reason),
-                ..cut
-            },
+        let all = "echo t >/proc/sysrq-trigger";
+        for (dump, limit) in [(few, DUMP), (all, DUMP_ALL)] {
+            let limit = self.scaled(limit);
+            match self
+                .send(CommandKind::Exec, dump)
+                .map(|sent| self.done(sent, limit))
+            {
+                Ok(Ok(_)) => {}
+                Ok(Err(Missed::Stopped(worse))) => return worse,
+                Ok(Err(Missed::Late)) | Err(_) => {
+                    return Cut {
+                        reason: format!("{}; the guest does not answer", cut.reason),
+                        ..cut
+                    };
+                }
+            }
         }
+        cut
     }
 
     /// Removes the PF for good. A reference that was put once too often shows here as a use after free.
@@ -370,6 +399,7 @@ impl<'a> Course<'a> {
             Err(Missed::Stopped(cut)) => Err(cut),
             Err(Missed::Late) => Err(self.stuck(
                 &late("the removal of the PF", limit),
+                false,
                 Some((Phase::PowerOff, 0)),
             )),
         }
@@ -421,7 +451,7 @@ impl<'a> Course<'a> {
                 output.trim()
             ))),
             Err(Missed::Stopped(cut)) => Err(cut),
-            Err(Missed::Late) => Err(self.stuck(&late(what, limit), None)),
+            Err(Missed::Late) => Err(self.stuck(&late(what, limit), false, None)),
         }
     }
 

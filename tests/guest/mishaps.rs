@@ -159,6 +159,7 @@ fn a_guest_that_does_not_come_up_is_a_boot_failure() {
     let config = RunConfig {
         skip_sleep: false,
         repair: false,
+        few_probes: false,
         scenario: &scenario,
         kernel: &kernel,
         qemu: &bench.qemu,

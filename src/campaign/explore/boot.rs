@@ -304,6 +304,7 @@ mod tests {
             Observation::Enter {
                 call,
                 function,
+                instance: None,
                 stack,
             },
         )

@@ -3,5 +3,6 @@ mod additions;
 mod console;
 mod deadlock;
 mod expect;
+mod measured;
 mod races;
 mod verdict;

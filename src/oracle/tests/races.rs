@@ -397,15 +397,13 @@ fn what_is_below_a_bridge_is_removed_by_its_deletion() {
         tape.at(TEARDOWN, AT_DISABLE);
         let event = tape.unplug("sysfs-remove", Target::Function(FunctionId::Bridge));
         tape.goes_on(TEARDOWN, AT_DISABLE, HoldEnd::Reached);
-        for vf in (1..=3).map(FunctionId::Vf) {
-            tape.enter(HANDLER, "device_del", vf, &["pci_remove_bus_device"]);
-            if twice && vf == FunctionId::Vf(2) {
-                tape.removal_begins(TEARDOWN, 2);
-                tape.enter(TEARDOWN, "device_del", vf, &["pci_remove_bus_device"]);
-                tape.leave(TEARDOWN, "device_del", vf);
-                tape.removal_ends(TEARDOWN, 2);
+        for vf in 1..=3 {
+            tape.stop(HANDLER, vf);
+            tape.deletion_begins(HANDLER, vf);
+            if twice && vf == 2 {
+                tape.remove(TEARDOWN, 2);
             }
-            tape.leave(HANDLER, "device_del", vf);
+            tape.deletion_ends(HANDLER, vf);
         }
         tape.done();
         tape.unplugged(event, 0);
@@ -440,7 +438,8 @@ fn wrapped_functions_are_entered_once() {
     let mut tape = Tape::booted("base");
     tape.arm(1);
     let call = "pci_stop_and_remove_bus_device";
-    for vf in (1..=3).map(FunctionId::Vf) {
+    for number in 1..=3 {
+        let vf = FunctionId::Vf(number);
         let callers = ["pci_iov_remove_virtfn+0x2ab/0x4d0", "sriov_disable"];
         tape.enter(TEARDOWN, call, vf, &callers);
         let wrapped: Vec<&str> = ["vfrace_wrapped", "[vfrace]", "wrap_7", "[vfrace]"]
@@ -448,8 +447,9 @@ fn wrapped_functions_are_entered_once() {
             .chain(callers)
             .collect();
         tape.enter(TEARDOWN, call, vf, &wrapped);
-        tape.enter(TEARDOWN, "device_del", vf, &["pci_destroy_dev"]);
-        tape.leave(TEARDOWN, "device_del", vf);
+        tape.stop(TEARDOWN, number);
+        tape.deletion_begins(TEARDOWN, number);
+        tape.deletion_ends(TEARDOWN, number);
         tape.leave(TEARDOWN, call, vf);
         tape.leave(TEARDOWN, call, vf);
     }

@@ -3,12 +3,18 @@
 
 use super::words;
 use super::{Case, FinalRemoval};
-use crate::event::{Class, EventKind, Finding, Phase, Standing};
+use crate::event::{Class, EventKind, Finding, FunctionId, HangKind, Phase, Standing};
 use crate::oracle::invariants::{LockState, Round, records};
+use crate::oracle::removals::DELETE;
 use crate::oracle::report::Report;
 use crate::scenario::Teardown;
 
-fn finding(class: Class, title: String, standing: Standing, round: Option<u32>) -> Finding {
+pub(super) fn finding(
+    class: Class,
+    title: String,
+    standing: Standing,
+    round: Option<u32>,
+) -> Finding {
     Finding {
         round,
         ..Finding::new(class, title, standing)
@@ -22,6 +28,27 @@ impl Case<'_> {
                 "{vf} removed {}, by {}",
                 words::times(runs.len()),
                 words::who(round, &runs)
+            );
+            findings.push(finding(
+                Class::DoubleRemoval,
+                title,
+                Standing::Wanted,
+                Some(round.number),
+            ));
+        }
+        let told = |vf: FunctionId| round.doubles().iter().any(|(other, _)| *other == vf);
+        for (vf, call, runs) in round.double_bodies() {
+            if call == DELETE && told(vf) {
+                continue;
+            }
+            let who: Vec<String> = runs
+                .iter()
+                .map(|body| words::task(round, body.pid, &body.comm))
+                .collect();
+            let title = format!(
+                "{call} ran {} for {vf}, by {}",
+                words::times(runs.len()),
+                words::list(&who)
             );
             findings.push(finding(
                 Class::DoubleRemoval,
@@ -54,74 +81,6 @@ impl Case<'_> {
                 Standing::Other
             };
             findings.push(finding(Class::Other, title, standing, Some(round.number)));
-        }
-    }
-
-    /// Whether both sides of a round came back.
-    fn back(&self, round: &Round<'_>) -> bool {
-        round.teardown_status().is_some()
-            && round
-                .fired()
-                .iter()
-                .all(|(number, _)| round.unplugged(*number).is_some())
-    }
-
-    /// Counts that did not come back to where they were.
-    pub(super) fn counts(&self, round: &Round<'_>, findings: &mut Vec<Finding>) {
-        let (Some(before), Some(after)) = (round.before, round.after) else {
-            return;
-        };
-        if !self.back(round) {
-            return;
-        }
-        let caused = !round.doubles().is_empty();
-        let mut found = |class, title| {
-            let standing = match caused || self.scenario.wants.contains(&class) {
-                true => Standing::Wanted,
-                false => Standing::Other,
-            };
-            findings.push(finding(class, title, standing, Some(round.number)));
-        };
-        let created = after.vfs_created.saturating_sub(before.vfs_created);
-        let released = after.vfs_released.saturating_sub(before.vfs_released);
-        let (was, is) = (before.pf_references, after.pf_references);
-        let alive = round.expected_vfs(self.scenario);
-        let (fewest, most) = (*alive.start(), *alive.end());
-        if round.pf_goes(self.scenario) == Some(false) {
-            let expected = round.expected_references(self.scenario).unwrap_or(was);
-            let title = format!("PF reference count {was} -> {is}, expected {expected}");
-            match is.cmp(&expected) {
-                _ if is < 0 => found(
-                    Class::Refcount,
-                    format!("the PF is gone, its reference count was {was}"),
-                ),
-                std::cmp::Ordering::Less => found(Class::Refcount, title),
-                std::cmp::Ordering::Greater => found(Class::Leak, title),
-                std::cmp::Ordering::Equal => {}
-            }
-        }
-        let mut title = format!("{created} VFs created, {released} released");
-        if most > 0 {
-            let range = match fewest == most {
-                true => most.to_string(),
-                false => format!("{fewest} to {most}"),
-            };
-            title += &format!(", {range} should be left");
-        }
-        if released > created.saturating_sub(fewest) {
-            found(Class::Refcount, title);
-        } else if released < created.saturating_sub(most) {
-            found(Class::Leak, title);
-        }
-        if after.lock_owner != 0 || !matches!(after.lock_depth, -1 | 0) {
-            let owner = match after.lock_owner {
-                0 => "nobody".to_owned(),
-                pid => format!("pid {pid}"),
-            };
-            let depth = after.lock_depth;
-            let title =
-                format!("pci_rescan_remove_lock is not free: held by {owner}, depth {depth}");
-            found(Class::Leak, title);
         }
     }
 
@@ -212,7 +171,7 @@ impl Case<'_> {
         let hung = findings
             .iter()
             .any(|f| f.class == Class::Deadlock && f.standing != Standing::Known);
-        let mut stuck: Vec<(String, Option<u32>)> = Vec::new();
+        let mut stuck: Vec<(String, Option<u32>, Option<HangKind>)> = Vec::new();
         for round in &self.rounds {
             let missing = words::missing_tasks(round);
             if missing.is_empty() {
@@ -243,6 +202,7 @@ impl Case<'_> {
                 .lock_states()
                 .values()
                 .any(|(_, s)| matches!(s, LockState::Waits(o) if *o != 0));
+            let kind = hang.as_ref().map(|hang| hang.kind);
             let what = match hang {
                 Some(hang) => hang.title,
                 None if waiters.is_empty() => what,
@@ -252,7 +212,9 @@ impl Case<'_> {
                 Some(title) => {
                     evidence.push(format!("round {}: {what} (after: {title})", round.number))
                 }
-                None if alive || waits || hung => stuck.push((what, Some(round.number))),
+                None if alive || waits || hung => {
+                    stuck.push((what, Some(round.number), kind));
+                }
                 None => evidence.push(format!("round {}: {what}", round.number)),
             }
         }
@@ -261,7 +223,7 @@ impl Case<'_> {
             let went_on = self.phase_at(Phase::PowerOff).is_some();
             match &died_of {
                 Some(title) => evidence.push(format!("{what} (after: {title})")),
-                None if went_on || hung => stuck.push((what, None)),
+                None if went_on || hung => stuck.push((what, None, None)),
                 None => evidence.push(what),
             }
         }
@@ -272,8 +234,11 @@ impl Case<'_> {
         } else {
             Standing::Other
         };
-        for (title, round) in stuck {
-            findings.push(finding(Class::Deadlock, title, standing, round));
+        for (title, round, hang) in stuck {
+            findings.push(Finding {
+                hang,
+                ..finding(Class::Deadlock, title, standing, round)
+            });
         }
     }
 }

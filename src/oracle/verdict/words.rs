@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The words of the evidence.
 
-use crate::event::{EventKind, Finding, FunctionId, HoldEnd, Phase, Role};
-use crate::oracle::invariants::{LockState, Round};
+use crate::event::{
+    Event, EventKind, Finding, FunctionId, HoldEnd, Observation, Phase, Role, VfReferences,
+};
+use crate::oracle::bodies::{Body, DESTROY};
+use crate::oracle::invariants::{LockState, Round, records};
+use crate::oracle::locks::Open;
 use crate::oracle::overlap::{Overlap, overlap};
 use crate::oracle::removals::Removal;
 use crate::scenario::Scenario;
@@ -175,6 +179,14 @@ pub(super) fn round(scenario: &Scenario, round: &Round<'_>, evidence: &mut Vec<S
             runs(round, all)
         ));
     }
+    let doubled = |body: &&Body| doubles.iter().any(|(vf, _)| *vf == body.vf);
+    let twice = round.double_bodies();
+    let of_one = |body: &&Body| twice.iter().any(|(vf, _, _)| *vf == body.vf);
+    let bodies = round.bodies();
+    let begin = bodies.first().map_or(0, |first| first.began);
+    for body in bodies.iter().filter(|b| doubled(b) || of_one(b)) {
+        say(way(round, body, begin));
+    }
     let mut groups: Vec<(String, Vec<FunctionId>)> = Vec::new();
     for removal in round.singles() {
         let who = run(round, &removal);
@@ -197,7 +209,18 @@ pub(super) fn round(scenario: &Scenario, round: &Round<'_>, evidence: &mut Vec<S
             (Some(true), _) => format!("the PF was not removed, its reference count is {is}"),
             _ => format!("PF reference count {was} -> {is}, expected {expected}"),
         };
-        say(format!("{pf}; {created} VFs created, {released} released"));
+        let lists = match &after.lists {
+            Some(lists) if lists.defects == 0 && lists.walked > 0 => {
+                format!("; {} lists in order", lists.walked)
+            }
+            _ => String::new(),
+        };
+        say(format!(
+            "{pf}; {created} VFs created, {released} released{lists}"
+        ));
+    }
+    if let Some(line) = lock(round) {
+        say(line);
     }
     if scenario.unplug.is_some() {
         // Why it is not shown is said once, among the doubts.
@@ -218,6 +241,99 @@ pub(super) fn round(scenario: &Scenario, round: &Round<'_>, evidence: &mut Vec<S
             HoldEnd::Stopped => format!("the hold at {point} was stopped after {held_for}"),
         });
     }
+}
+
+/// One task's way through a function that a VF goes through once.
+fn way(round: &Round<'_>, body: &Body, begin: u64) -> String {
+    let at = |time: u64| ms(time.saturating_sub(begin));
+    let end = match body.ended {
+        Some(end) => format!("to +{}", at(end)),
+        None => "and did not return".to_owned(),
+    };
+    let check = match (body.call, body.past) {
+        (DESTROY, true) => ", past its check",
+        (DESTROY, false) => ", stopped by its check",
+        _ => "",
+    };
+    format!(
+        "{}: {} by {} from +{} {end}{check}: {}",
+        body.vf,
+        body.call,
+        task(round, body.pid, &body.comm),
+        at(body.began),
+        chain(&body.stack)
+    )
+}
+
+/// Who waited for pci_rescan_remove_lock and held it for how long, in the order in which they asked for it. Only tasks
+/// of the round, unless somebody else had it as well.
+fn lock(round: &Round<'_>) -> Option<String> {
+    let uses = round.lock_uses();
+    let told: Vec<String> = uses
+        .iter()
+        .map(|u| {
+            let mut parts = Vec::new();
+            if u.waited > 0 {
+                parts.push(format!("waited {}", ms(u.waited)));
+            }
+            if u.taken > 0 && (u.held > 0 || u.open.is_none()) {
+                let nested = match u.nested {
+                    0 => String::new(),
+                    n => format!(" ({n} nested)"),
+                };
+                let times = match u.taken {
+                    1 => String::new(),
+                    n => format!(" in {n} times"),
+                };
+                let then = if u.waited > 0 { "then " } else { "" };
+                parts.push(format!("{then}held it {}{times}{nested}", ms(u.held)));
+            }
+            match u.open {
+                Some(Open::Waits) => parts.push("waits for it".to_owned()),
+                Some(Open::Holds) => parts.push("holds it".to_owned()),
+                None => {}
+            }
+            let role = match role(round, u.pid) {
+                "somebody else" => format!("{} (pid {})", u.comm, u.pid),
+                role => role.to_owned(),
+            };
+            format!("{role} {}", parts.join(", "))
+        })
+        .collect();
+    (!told.is_empty()).then(|| format!("pci_rescan_remove_lock: {}", told.join("; ")))
+}
+
+/// What a call through the guest's module costs, as the guest measured it.
+pub(super) fn cost(events: &[Event]) -> Option<String> {
+    let cost = records(events).find_map(|r| match r.what {
+        Observation::Cost {
+            plain,
+            looked_at,
+            reported,
+            ..
+        } => Some((
+            looked_at.saturating_sub(plain),
+            reported.saturating_sub(plain),
+        )),
+        _ => None,
+    });
+    let us = |ns: u64| format!("{}.{} us", ns / 1_000, ns / 100 % 10);
+    cost.map(|(looked_at, reported)| {
+        format!(
+            "a wrapped call costs {} in this guest, one that is reported with its stack {}",
+            us(looked_at),
+            us(reported)
+        )
+    })
+}
+
+/// VFs with their references, in words.
+pub(super) fn references(rows: &[VfReferences]) -> String {
+    let row = |row: &VfReferences| match row.first == row.last {
+        true => format!("{} with {}", row.first, row.references),
+        false => format!("{} to {} with {}", row.first, row.last, row.references),
+    };
+    list(&rows.iter().map(row).collect::<Vec<_>>())
 }
 
 /// How both sides met.
