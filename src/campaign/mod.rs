@@ -245,9 +245,7 @@ fn sum(campaign: &Campaign<'_>, cell: &Cell<'_>, runs: Vec<RunResult>) -> Option
     let kernel = cell.kernel.name.to_string();
     Some(Outcome {
         scenario: cell.scenario.name.clone(),
-        expected: campaign
-            .expected
-            .expectation(&cell.scenario.name, &kernel),
+        expected: campaign.expected.expectation(&cell.scenario.name, &kernel),
         kernel,
         kernel_id: cell.kernel.id.clone(),
         verdict,

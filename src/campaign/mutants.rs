@@ -30,7 +30,11 @@ pub fn pairs(
         false => USUAL.map(str::to_owned).to_vec(),
     };
     let mut pairs = Vec::new();
-    for scenario in if scenarios.is_empty() { &usual } else { scenarios } {
+    for scenario in if scenarios.is_empty() {
+        &usual
+    } else {
+        scenarios
+    } {
         for (at, kernel) in kernels.iter().enumerate() {
             let meant = match scenario.as_str() {
                 REACH => mutant(kernel).ok_or_else(|| kernel.clone())?.reach.clone(),
@@ -122,7 +126,11 @@ fn controls(page: &mut String, variant: &Variant, mutant: &Mutant, expected: &Ex
         .filter(passes)
         .collect();
     if !names.is_empty() {
-        let _ = writeln!(page, "- passes, since nothing reaches it: {}", names.join(", "));
+        let _ = writeln!(
+            page,
+            "- passes, since nothing reaches it: {}",
+            names.join(", ")
+        );
     }
 }
 
@@ -172,7 +180,9 @@ mod tests {
         assert_eq!(both.first(), Some(&("unbind-alone".to_owned(), 0)));
         assert_eq!(both.get(1), Some(&("unbind-alone".to_owned(), 1)));
         assert_eq!(
-            both.iter().filter(|(name, _)| name == "unbind-alone").count(),
+            both.iter()
+                .filter(|(name, _)| name == "unbind-alone")
+                .count(),
             2
         );
         assert_eq!(chosen(&[], &[]), Ok(Vec::new()));
@@ -209,6 +219,9 @@ mod tests {
             std::fs::write(&path, &page).unwrap();
         }
         let there = std::fs::read_to_string(&path).unwrap();
-        assert!(there == page, "make it again: UPDATE=1 cargo test --lib mutants");
+        assert!(
+            there == page,
+            "make it again: UPDATE=1 cargo test --lib mutants"
+        );
     }
 }

@@ -120,8 +120,7 @@ mod tests {
 
     #[test]
     fn an_entry_is_a_variant_with_the_patch_of_its_name() {
-        let seen =
-            "[[mutant.seen]]\nscenario = \"s\"\nsaid = \"FINDING\"\ndate = \"2026-01-01\"\n";
+        let seen = "[[mutant.seen]]\nscenario = \"s\"\nsaid = \"FINDING\"\ndate = \"2026-01-01\"\n";
         let mutants = read(&format!("{ENTRY}{seen}")).unwrap();
         let [one] = mutants.as_slice() else {
             panic!("{mutants:?}")
@@ -173,8 +172,7 @@ mod tests {
             let name = path.file_stem().unwrap().to_str().unwrap();
             assert!(manifest.find(name).is_ok(), "{name} is not in mutants.toml");
             let text = std::fs::read_to_string(&path).unwrap();
-            let head =
-                "SPDX-License-Identifier: GPL-2.0-only\n\nBroken on purpose. ";
+            let head = "SPDX-License-Identifier: GPL-2.0-only\n\nBroken on purpose. ";
             assert!(text.starts_with(head), "{name}");
         }
         assert_eq!(patches, manifest.mutants().count());

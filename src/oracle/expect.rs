@@ -79,7 +79,10 @@ impl Expected {
     fn is_reason(&self, finding: &Finding) -> bool {
         finding.standing != Standing::Known
             && self.class.is_none_or(|class| class == finding.class)
-            && self.title.as_ref().is_none_or(|t| finding.title.contains(t))
+            && self
+                .title
+                .as_ref()
+                .is_none_or(|t| finding.title.contains(t))
     }
 
     /// Whether a certain finding is expected.

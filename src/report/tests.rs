@@ -79,7 +79,12 @@ fn the_matrix_says_why_where_a_reason_is_expected() {
     let mut row = MatrixRow {
         expected: Some(expected),
         seen: Some("REFCOUNT: PF reference count 4 -> 3, expected 4".into()),
-        ..row("unbind-alone", "m-a", Verdict::Finding, Some(Verdict::Finding))
+        ..row(
+            "unbind-alone",
+            "m-a",
+            Verdict::Finding,
+            Some(Verdict::Finding),
+        )
     };
     let text = matrix(std::slice::from_ref(&row), false);
     assert!(

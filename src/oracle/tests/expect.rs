@@ -102,10 +102,7 @@ fn the_reason_counts() {
     let right = read("class = \"REFCOUNT\"\ntitle = \"PF reference count\"\n");
     assert!(right.met_by(&finding) && !right.met_by(&known));
     assert!(!right.met_by(&judged(Verdict::Deadlock, Standing::Other)));
-    assert_eq!(
-        right.to_string(),
-        "FINDING (REFCOUNT: PF reference count)"
-    );
+    assert_eq!(right.to_string(), "FINDING (REFCOUNT: PF reference count)");
     // The class is that of one finding, the title that of another.
     assert!(!read("class = \"ASSERT\"\ntitle = \"PF reference count\"\n").met_by(&finding));
     assert!(!read("class = \"LEAK\"\n").met_by(&finding));
