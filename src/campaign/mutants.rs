@@ -10,7 +10,7 @@ use crate::oracle::Expectations;
 /// Where scenarios are listed, stands for those that each mutant names as reaching its mistake.
 pub const REACH: &str = "reach";
 
-/// Scenarios in which no mistake is reached by any mutant unless it says so, with the usual kernels.
+/// The scenarios that are run if none are listed.
 pub const USUAL: [&str; 3] = ["unbind-vs-vf-unplug", "unbind-alone", "pf-remove-with-vfs"];
 
 /// Which scenarios to run on which kernels, as pairs of scenario and place in `kernels`. `scenarios` as listed by the
