@@ -89,12 +89,41 @@ fn names_that_do_not_exist() {
         &["v99", "v7"],
     );
     refused(&["matrix", "--kernels", "base,,v7"], 129, &[]);
+    // only a mutant says which scenarios reach it, and `mutants` is a name in a list only
+    refused(
+        &["matrix", "--kernels", "mutants,v7", "--scenarios", "reach"],
+        129,
+        &["`v7` names no scenarios", "--scenarios reach"],
+    );
+    refused(
+        &["matrix", "--kernels", "m-none", "--scenarios", "reach"],
+        129,
+        &["m-none", "vfrace kernel list"],
+    );
+    refused(
+        &["run", "unbind-alone", "--kernel", "mutants"],
+        129,
+        &["`mutants`", "vfrace kernel list"],
+    );
     refused(&["walk"], 129, &["walk"]);
     refused(
         &["run", "unbind-alone", "--accel", "hvf"],
         129,
         &["hvf", "tcg"],
     );
+}
+
+#[test]
+fn the_list_of_kernels_has_the_mutants_apart() {
+    let cache = tempfile::tempdir().unwrap();
+    let output = vfrace(&["kernel", "list"])
+        .env("VFRACE_CACHE", cache.path())
+        .output()
+        .unwrap();
+    let told = told(&output);
+    let (ordinary, mutants) = told.split_once("mutants, broken on purpose").unwrap();
+    assert!(ordinary.contains("  v14 ") && !ordinary.contains("m-plain-lock"));
+    assert!(mutants.contains("m-plain-lock") && !mutants.contains("  v14 "));
 }
 
 #[test]

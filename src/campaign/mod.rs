@@ -1,27 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Many runs: scenarios times kernels times boots; and the search for a schedule.
+//! Many runs: scenarios on kernels, several boots of each; and the search for a schedule.
 
 pub mod explore;
+pub mod mutants;
 pub mod stats;
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::event::Verdict;
+use crate::event::{Finding, Standing, Verdict};
 use crate::exit::ExitCode;
 use crate::kernel::BuiltKernel;
-use crate::oracle::{Expectations, KnownIssues};
+use crate::oracle::{Expectations, Expected, KnownIssues};
 use crate::qemu::{Accel, QemuBinary};
 use crate::run::{Listener, RunConfig, RunError, RunResult, Stop, run};
 use crate::scenario::Scenario;
 
 /// What a campaign is made of.
 pub struct Campaign<'a> {
-    /// Scenarios, one row each per kernel.
-    pub scenarios: &'a [Scenario],
-    /// Kernels that were built.
-    pub kernels: &'a [BuiltKernel],
+    /// Which scenarios on which kernels.
+    pub cells: &'a [Cell<'a>],
     /// Boots per cell.
     pub boots: u32,
     /// Guests at the same time.
@@ -73,7 +72,7 @@ pub struct Outcome {
     /// Over all boots: the one that ranks first in the order of [`Verdict`].
     pub verdict: Verdict,
     /// What was expected, if the list says anything about this cell.
-    pub expected: Option<Verdict>,
+    pub expected: Option<Expected>,
     /// Rounds in which the wanted finding was seen.
     pub hits: u32,
     /// Rounds run.
@@ -89,9 +88,33 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Whether it is what it should be. Without an expectation, PASS is.
+    /// Whether it is what it should be, for the reason that it should have: each boot with that verdict has the finding
+    /// that is expected. Without an expectation, PASS is.
     pub fn is_as_expected(&self) -> bool {
-        self.verdict == self.expected.unwrap_or(Verdict::Pass)
+        let Some(expected) = &self.expected else {
+            return self.verdict == Verdict::Pass;
+        };
+        let mut decisive = self
+            .runs
+            .iter()
+            .map(|run| &run.judgement)
+            .filter(|judgement| judgement.verdict == self.verdict);
+        self.verdict == expected.verdict && decisive.all(|judgement| expected.met_by(judgement))
+    }
+
+    /// The finding that it rests on: the one that is expected, or the first that is not a known issue.
+    pub fn seen(&self) -> Option<&Finding> {
+        let decisive = || {
+            let runs = self.runs.iter().map(|run| &run.judgement);
+            runs.filter(|judgement| judgement.verdict == self.verdict)
+        };
+        let wanted = self.expected.as_ref().filter(|e| e.has_reason());
+        wanted
+            .and_then(|e| decisive().find_map(|judgement| e.reason(&judgement.findings)))
+            .or_else(|| {
+                let mut all = decisive().flat_map(|judgement| &judgement.findings);
+                all.find(|finding| finding.standing != Standing::Known)
+            })
     }
 
     /// The exit code for this cell alone.
@@ -134,19 +157,10 @@ pub fn exit(outcomes: &[Outcome], interrupted: bool) -> ExitCode {
     .unwrap_or(ExitCode::Good)
 }
 
-/// Runs every cell. The outcomes are in the order scenario, kernel; a campaign that is stopped gives the cells that
-/// have at least one judged boot.
+/// Runs every cell. The outcomes are in the order of the cells; a campaign that is stopped gives those that have at
+/// least one judged boot.
 pub fn play(campaign: &Campaign<'_>) -> Result<Vec<Outcome>, RunError> {
-    let cells: Vec<Cell<'_>> = campaign
-        .scenarios
-        .iter()
-        .flat_map(|scenario| {
-            campaign
-                .kernels
-                .iter()
-                .map(move |kernel| Cell { scenario, kernel })
-        })
-        .collect();
+    let cells = campaign.cells;
     let boots = campaign.boots as usize;
     // One run after the other off a common list; results sorted into their cells.
     let next = AtomicUsize::new(0);
@@ -234,9 +248,7 @@ fn sum(campaign: &Campaign<'_>, cell: &Cell<'_>, runs: Vec<RunResult>) -> Option
     let kernel = cell.kernel.name.to_string();
     Some(Outcome {
         scenario: cell.scenario.name.clone(),
-        expected: campaign
-            .expected
-            .expectation(&cell.scenario.name, cell.kernel.name.variant()),
+        expected: campaign.expected.expectation(&cell.scenario.name, &kernel),
         kernel,
         kernel_id: cell.kernel.id.clone(),
         verdict,
@@ -252,8 +264,11 @@ fn sum(campaign: &Campaign<'_>, cell: &Cell<'_>, runs: Vec<RunResult>) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Class;
+    use crate::oracle::Judgement;
 
     fn outcome(verdict: Verdict, expected: Option<Verdict>) -> Outcome {
+        let expected = expected.map(Expected::verdict);
         Outcome {
             scenario: "s".to_owned(),
             kernel: "k".to_owned(),
@@ -282,5 +297,39 @@ mod tests {
             outcome(Verdict::Inconclusive, None).exit(),
             ExitCode::CannotTell
         );
+    }
+
+    #[test]
+    fn the_right_verdict_for_another_reason_is_bad() {
+        let found = |class, title: &str| RunResult {
+            judgement: Judgement {
+                verdict: Verdict::Finding,
+                findings: vec![
+                    Finding::new(Class::Assert, "known", Standing::Known),
+                    Finding::new(class, title, Standing::Other),
+                ],
+                evidence: Vec::new(),
+                hits: 1,
+                rounds: 1,
+            },
+            dir: PathBuf::new(),
+            interrupted: false,
+            seconds: 1.0,
+        };
+        let mut cell = outcome(Verdict::Finding, None);
+        cell.expected = Some(Expected {
+            class: Some(Class::Refcount),
+            title: Some("PF".to_owned()),
+            ..Expected::verdict(Verdict::Finding)
+        });
+        cell.runs = vec![found(Class::Refcount, "PF 4 -> 3")];
+        assert_eq!(cell.exit(), ExitCode::Good);
+        assert_eq!(cell.seen().unwrap().title, "PF 4 -> 3");
+        // One boot of two that has the verdict and not the reason.
+        cell.runs.push(found(Class::Leak, "PF 4 -> 5"));
+        assert_eq!(cell.exit(), ExitCode::Bad);
+        cell.runs.remove(0);
+        assert_eq!(cell.exit(), ExitCode::Bad);
+        assert_eq!(cell.seen().unwrap().title, "PF 4 -> 5");
     }
 }

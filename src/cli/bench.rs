@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 
-use crate::campaign::{Campaign, Outcome, play};
-use crate::event::{EventKind, EventSink, Verdict};
+use crate::campaign::{Campaign, Cell, Outcome, play};
+use crate::event::{EventKind, EventSink};
 use crate::exit::ExitCode;
-use crate::kernel::{BuiltKernel, Functions, KernelName, Kernels, Presence};
-use crate::oracle::{Expectations, KnownIssues};
+use crate::kernel::{BuiltKernel, Functions, KernelName, Kernels, Manifest, Presence};
+use crate::oracle::{Expectations, Expected, KnownIssues};
 use crate::paths;
 
 use crate::qemu::provide::{provide, provide_busybox};
@@ -227,6 +227,11 @@ impl Bench {
         })
     }
 
+    /// The kernel variants that there are.
+    pub(super) fn manifest(&self) -> Result<Manifest, Failure> {
+        Ok(self.kernels().manifest()?)
+    }
+
     fn kernels(&self) -> Kernels {
         Kernels::new(self.cache.clone(), self.data.clone(), self.events.clone())
             .with_stop(self.stop.clone())
@@ -248,8 +253,9 @@ impl Bench {
 
 impl Ready<'_> {
     /// What is expected of a scenario on a kernel.
-    pub(super) fn expected(&self, scenario: &Scenario, kernel: &KernelName) -> Option<Verdict> {
-        self.expected.expectation(&scenario.name, kernel.variant())
+    pub(super) fn expected(&self, scenario: &Scenario, kernel: &KernelName) -> Option<Expected> {
+        self.expected
+            .expectation(&scenario.name, &kernel.to_string())
     }
 
     /// The kernels, in the order of their names on the command line.
@@ -285,23 +291,20 @@ impl Ready<'_> {
         &self.dir
     }
 
-    /// Runs the scenarios on the kernels.
+    /// Runs scenarios on kernels.
     pub(super) fn play(
         &self,
-        scenarios: &[Scenario],
+        cells: &[Cell<'_>],
         boots: u32,
         jobs: usize,
     ) -> Result<Vec<Outcome>, Failure> {
-        for kernel in &self.kernels {
-            for scenario in scenarios {
-                check_points(scenario, kernel)?;
-            }
+        for cell in cells {
+            check_points(cell.scenario, cell.kernel)?;
         }
         let alone = jobs == 1;
         let listen = |dir: &Path| self.listener(dir, alone);
         Ok(play(&Campaign {
-            scenarios,
-            kernels: &self.kernels,
+            cells,
             boots,
             jobs,
             qemu: &self.qemu,

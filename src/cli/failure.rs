@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::exit::ExitCode;
 use crate::host::HostError;
-use crate::kernel::KernelError;
+use crate::kernel::{KernelError, KernelName};
 use crate::oracle::{ExpectError, KnownError};
 use crate::paths::PathError;
 use crate::qemu::{AccelError, ProvideError};
@@ -55,6 +55,9 @@ pub(super) enum Failure {
     /// A scenario without an unplug has one schedule only.
     #[error("there is nothing to explore in `{0}`: nothing is unplugged in it")]
     NothingToExplore(String),
+    /// Only a mutant says which scenarios reach it.
+    #[error("`{kernel}` names no scenarios that reach it", kernel = .0)]
+    NoReach(KernelName),
     /// Signal handlers.
     #[error("cannot listen to signals")]
     Signals(#[source] std::io::Error),
@@ -79,7 +82,7 @@ impl Failure {
             Failure::Provide(error) => error.exit(),
             Failure::Accel(error) => error.exit(),
 
-            Failure::NothingToExplore(_) => ExitCode::Usage,
+            Failure::NothingToExplore(_) | Failure::NoReach(_) => ExitCode::Usage,
             Failure::Path(_)
             | Failure::Known(_)
             | Failure::Expect(_)
@@ -101,6 +104,10 @@ impl Failure {
             Failure::NothingToExplore(_) => {
                 Some("use a scenario with an unplug, e.g. unbind-vs-vf-unplug".to_owned())
             }
+            Failure::NoReach(_) => Some(
+                "give `--scenarios reach` to mutants only, and name scenarios for other kernels"
+                    .to_owned(),
+            ),
             _ => None,
         }
     }

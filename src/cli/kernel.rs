@@ -24,7 +24,7 @@ enum KernelCommand {
 
 #[derive(Clone, Debug, clap::Args)]
 struct BuildArgs {
-    /// VARIANT or VARIANT@SOURCE: base, v5, v6, v7, v7@7.3
+    /// VARIANT or VARIANT@SOURCE: base, v5, v6, v7, v7@7.3; `mutants`: all that are broken on purpose
     #[arg(required = true, value_name = "KERNEL", value_delimiter = ',')]
     kernels: Vec<KernelName>,
     /// Print a JSON object a kernel instead of text
@@ -40,8 +40,8 @@ pub type Failure = KernelError;
 pub fn run(args: &KernelArgs, kernels: &Kernels, out: &mut dyn Write) -> Result<ExitCode, Failure> {
     match &args.command {
         KernelCommand::Build(build) => {
-            for name in &build.kernels {
-                let kernel = kernels.build(name)?;
+            for name in kernels.manifest()?.expand(&build.kernels) {
+                let kernel = kernels.build(&name)?;
                 let text = match (build.json, serde_json::to_string(&kernel)) {
                     (true, Ok(json)) => json,
                     _ => format!(
@@ -61,7 +61,7 @@ pub fn run(args: &KernelArgs, kernels: &Kernels, out: &mut dyn Write) -> Result<
             let manifest = kernels.manifest()?;
             let built = kernels.list();
             print(out, "variants:");
-            for v in manifest.variants() {
+            for v in manifest.ordinary() {
                 print(
                     out,
                     &format!(
@@ -71,6 +71,13 @@ pub fn run(args: &KernelArgs, kernels: &Kernels, out: &mut dyn Write) -> Result<
                         v.mechanism,
                         v.applies_to.join(", ")
                     ),
+                );
+            }
+            print(out, "mutants, broken on purpose (docs/mutants.md):");
+            for (v, mutant) in manifest.mutants() {
+                print(
+                    out,
+                    &format!("  {:<28} on {:<5} {}", v.name, mutant.on, v.mechanism),
                 );
             }
             print(

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::campaign::exit;
+use crate::campaign::{Cell, exit, mutants};
 use crate::exit::ExitCode;
 use crate::kernel::KernelName;
 use crate::report::{self, MatrixRow, Style};
@@ -14,7 +14,7 @@ use super::failure::Failure;
 /// Arguments of `vfrace matrix`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Kernels under test
+    /// Kernels under test; `mutants` stands for all that are broken on purpose
     #[arg(
         long,
         value_name = "K,...",
@@ -22,13 +22,9 @@ pub(super) struct Args {
         default_value = "base,v5,v6,v7"
     )]
     kernels: Vec<KernelName>,
-    /// Scenarios
-    #[arg(
-        long,
-        value_name = "S,...",
-        value_delimiter = ',',
-        default_value = "unbind-vs-vf-unplug,unbind-alone,pf-remove-with-vfs"
-    )]
+    /// Scenarios; `reach` stands for those that reach a mutant's mistake [default: reach if all kernels are mutants, else
+    /// unbind-vs-vf-unplug,unbind-alone,pf-remove-with-vfs]
+    #[arg(long, value_name = "S,...", value_delimiter = ',')]
     scenarios: Vec<String>,
     /// Boots of each combination
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
@@ -62,9 +58,29 @@ pub(super) fn run(args: &Args) -> ExitCode {
 
 fn play(args: &Args) -> Result<ExitCode, Failure> {
     let bench = Bench::new()?;
-    let scenarios = args.options.load_all(&args.scenarios, &bench.data)?;
-    let ready = bench.ready(&args.kernels, &args.options)?;
-    let outcomes = ready.play(&scenarios, args.boots, args.jobs())?;
+    let manifest = bench.manifest()?;
+    let kernels = manifest.expand(&args.kernels);
+    for kernel in &kernels {
+        manifest.find(kernel.variant())?;
+    }
+    let pairs = mutants::pairs(&manifest, &kernels, &args.scenarios).map_err(Failure::NoReach)?;
+    let mut names: Vec<String> = Vec::new();
+    for (name, _) in &pairs {
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+    let scenarios = args.options.load_all(&names, &bench.data)?;
+    let ready = bench.ready(&kernels, &args.options)?;
+    let cell = |(name, at): &(String, usize)| {
+        let named = names.iter().position(|n| n == name)?;
+        Some(Cell {
+            scenario: scenarios.get(named)?,
+            kernel: ready.kernels().get(*at)?,
+        })
+    };
+    let cells: Vec<Cell<'_>> = pairs.iter().filter_map(cell).collect();
+    let outcomes = ready.play(&cells, args.boots, args.jobs())?;
     let dir = ready.dir().to_path_buf();
     let interrupted = bench.stop.load(Ordering::Acquire);
     bench.quiet();
@@ -74,7 +90,9 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
             scenario: outcome.scenario.clone(),
             kernel: outcome.kernel.clone(),
             verdict: outcome.verdict,
-            expected: outcome.expected,
+            expected: outcome.expected.clone(),
+            as_expected: outcome.expected.is_none() || outcome.is_as_expected(),
+            seen: outcome.seen().map(report::in_a_line),
             hits: outcome.hits,
             rounds: outcome.rounds,
             seconds: outcome.seconds,
@@ -89,7 +107,7 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
         println!(
             "stopped before the end: {} of {} combinations were run",
             rows.len(),
-            args.kernels.len() * scenarios.len()
+            pairs.len()
         );
     }
     println!("evidence: {}", dir.display());

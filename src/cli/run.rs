@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `vfrace run`: one scenario, one kernel, the evidence.
 
-use crate::campaign::verdict_exit;
+use crate::campaign::{Cell, verdict_exit};
 use crate::exit::ExitCode;
 use crate::kernel::KernelName;
 use crate::paths;
@@ -43,7 +43,12 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
         scenario.set_schedule(text)?;
     }
     let ready = bench.ready(std::slice::from_ref(&args.kernel), &args.options)?;
-    let outcomes = ready.play(std::slice::from_ref(&scenario), 1, 1)?;
+    let cell = |kernel| Cell {
+        scenario: &scenario,
+        kernel,
+    };
+    let cells: Vec<Cell<'_>> = ready.kernels().iter().map(cell).collect();
+    let outcomes = ready.play(&cells, 1, 1)?;
     let (dir, expected) = (
         ready.dir().to_path_buf(),
         ready.expected(&scenario, &args.kernel),
@@ -57,7 +62,7 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
         scenario: &scenario.name,
         kernel: &args.kernel.to_string(),
         judgement: &result.judgement,
-        expected,
+        expected: expected.as_ref(),
         seconds: result.seconds,
         files: &result.dir,
     };

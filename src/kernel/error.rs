@@ -24,7 +24,7 @@ pub enum KernelError {
     UnknownVariant {
         /// As given.
         name: String,
-        /// Those that there are.
+        /// Those that there are, without the mutants.
         known: Vec<String>,
     },
     /// guest-tests/variants/variants.toml is wrong.
@@ -114,7 +114,7 @@ impl KernelError {
                 Some("a name is VARIANT or VARIANT@SOURCE, as in base, v7 or v7@7.3".to_owned())
             }
             KernelError::UnknownVariant { known, .. } => {
-                Some(format!("known are {}; add yours to guest-tests/variants/variants.toml", known.join(", ")))
+                Some(format!("known are {}, and the mutants that `vfrace kernel list` shows; add yours to guest-tests/variants/variants.toml", known.join(", ")))
             }
             KernelError::Manifest(_) => Some("see the comment at the top of guest-tests/variants/variants.toml".to_owned()),
             KernelError::PatchDoesNotApply { .. } => {

@@ -11,6 +11,9 @@ use super::KernelError;
 /// The source that is meant when a name does not say.
 pub const DEFAULT_SOURCE: &str = "7.2";
 
+/// Stands for all mutants where kernels are listed, see [`super::Manifest::expand`].
+pub(super) const ALL_MUTANTS: &str = "mutants";
+
 /// A variant and the source version it is put on, as the user writes it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KernelName {
@@ -22,6 +25,14 @@ impl KernelName {
     /// Name of the variant, as in guest-tests/variants/variants.toml.
     pub fn variant(&self) -> &str {
         &self.variant
+    }
+
+    /// Another variant on the same source.
+    pub(super) fn with(&self, variant: &str) -> Self {
+        Self {
+            variant: variant.to_owned(),
+            source: self.source.clone(),
+        }
     }
 
     /// Source version, `7.2` unless the name says otherwise.

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The manifest of kernel variants, `guest-tests/variants/variants.toml`, and their patches.
+//! The manifest of kernel variants, `guest-tests/variants/variants.toml`, that of the mutants beside it, and their patches.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::KernelError;
-use super::name::is_variant;
+use super::mutant::{self, Mutant};
+use super::name::{ALL_MUTANTS, is_variant};
+use super::{KernelError, KernelName};
 
 /// The manifest, or a patch that it names, is wrong.
 #[derive(Debug, thiserror::Error)]
@@ -47,11 +48,11 @@ pub enum ManifestError {
 pub struct Variant {
     /// Name, as on the command line.
     pub name: String,
-    /// Day of the proposal, ISO 8601.
+    /// Day of the proposal, ISO 8601; empty for a mutant.
     pub date: String,
-    /// How it locks, in a line.
+    /// How it locks, in a line; for a mutant what is wrong with it, in a sentence.
     pub mechanism: String,
-    /// Message-ID of the proposal.
+    /// Message-ID of the proposal; empty for a mutant, which nobody has proposed.
     pub source: String,
     /// Source versions that the patch was tried on.
     pub applies_to: Vec<String>,
@@ -60,6 +61,9 @@ pub struct Variant {
     /// The patch; `None` for the source as it is.
     #[serde(skip)]
     pub patch: Option<Patch>,
+    /// It is broken on purpose.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mutant: Option<Mutant>,
 }
 
 /// A unified diff against the kernel's top directory (`patch -p1`).
@@ -73,7 +77,7 @@ pub struct Patch {
     pub files: Vec<PathBuf>,
 }
 
-/// All variants, in the manifest's order.
+/// All variants, in the order of the manifests, mutants last.
 #[derive(Clone, Debug)]
 pub struct Manifest {
     variants: Vec<Variant>,
@@ -98,71 +102,119 @@ struct Entry {
     patch: Option<String>,
 }
 
+/// Where an entry of a manifest is, to say what is wrong with it.
+pub(super) struct Place<'a> {
+    manifest: &'a Path,
+    line: usize,
+    pub(super) name: String,
+}
+
+impl<'a> Place<'a> {
+    /// The entry of this name in `text`, the manifest in the file. A name must be one, and be there once.
+    pub(super) fn of(
+        manifest: &'a Path,
+        text: &str,
+        name: toml::Spanned<String>,
+        names: &mut BTreeSet<String>,
+    ) -> Result<Self, ManifestError> {
+        let before = text.bytes().take(name.span().start);
+        let place = Place {
+            manifest,
+            line: 1 + before.filter(|b| *b == b'\n').count(),
+            name: name.into_inner(),
+        };
+        if !is_variant(&place.name) || place.name == ALL_MUTANTS {
+            return Err(place.wrong(format!(
+                "a name is letters, digits, `-`, `_` and `.`, and not `{ALL_MUTANTS}`"
+            )));
+        }
+        if !names.insert(place.name.clone()) {
+            return Err(place.wrong("the name is there twice"));
+        }
+        Ok(place)
+    }
+
+    pub(super) fn wrong(&self, text: impl Into<String>) -> ManifestError {
+        ManifestError::Entry {
+            path: self.manifest.to_path_buf(),
+            line: self.line,
+            variant: self.name.clone(),
+            text: text.into(),
+        }
+    }
+
+    /// The patch in `file` beside the manifest, which must touch just these files.
+    pub(super) fn patch(
+        &self,
+        file: Option<&str>,
+        touches: &mut [PathBuf],
+    ) -> Result<Option<Patch>, ManifestError> {
+        let patch = match file {
+            None => None,
+            Some(file) if file.contains('/') => {
+                return Err(self.wrong(format!("`{file}` is not a file beside the manifest")));
+            }
+            Some(file) => {
+                let path = self.manifest.with_file_name(file);
+                let bytes = std::fs::read(&path).map_err(|source| ManifestError::Read {
+                    path: path.clone(),
+                    source,
+                })?;
+                let files =
+                    files_of(&bytes).map_err(|text| self.wrong(format!("{file}: {text}")))?;
+                Some(Patch { path, bytes, files })
+            }
+        };
+        touches.sort();
+        let really: &[PathBuf] = patch.as_ref().map_or(&[], |p| &p.files);
+        if touches != really {
+            let list: Vec<_> = really.iter().map(|p| p.display().to_string()).collect();
+            return Err(self.wrong(format!(
+                "`touches` differs from what the patch touches: [{}]",
+                list.join(", ")
+            )));
+        }
+        Ok(patch)
+    }
+}
+
+fn read(path: &Path) -> Result<String, ManifestError> {
+    std::fs::read_to_string(path).map_err(|source| ManifestError::Read {
+        path: path.to_path_buf(),
+        source,
+    })
+}
+
+/// A manifest in TOML.
+pub(super) fn toml<T: serde::de::DeserializeOwned>(
+    text: &str,
+    path: &Path,
+) -> Result<T, ManifestError> {
+    toml::from_str(text).map_err(|e| ManifestError::Toml {
+        path: path.to_path_buf(),
+        text: e.to_string().trim_end().to_owned(),
+    })
+}
+
 impl Manifest {
-    /// Reads the manifest below the data directory, and every patch.
+    /// Reads the manifests below the data directory, and every patch.
     pub fn load(data: &Path) -> Result<Self, ManifestError> {
         let path = data.join("guest-tests/variants/variants.toml");
-        let text = std::fs::read_to_string(&path).map_err(|source| ManifestError::Read {
-            path: path.clone(),
-            source,
-        })?;
-        Self::parse(&text, &path)
+        let mut manifest = Self::parse(&read(&path)?, &path)?;
+        let path = data.join("guest-tests/variants/mutants/mutants.toml");
+        let mutants = mutant::parse(&read(&path)?, &path, &manifest.variants)?;
+        manifest.variants.extend(mutants);
+        Ok(manifest)
     }
 
     fn parse(text: &str, path: &Path) -> Result<Self, ManifestError> {
-        let file: File = toml::from_str(text).map_err(|e| ManifestError::Toml {
-            path: path.to_path_buf(),
-            text: e.to_string().trim_end().to_owned(),
-        })?;
+        let file: File = toml(text, path)?;
         let mut names = BTreeSet::new();
         let mut variants = Vec::new();
         for entry in file.variants {
-            let line = 1 + text
-                .bytes()
-                .take(entry.name.span().start)
-                .filter(|b| *b == b'\n')
-                .count();
-            let name = entry.name.into_inner();
-            let wrong = |text: String| ManifestError::Entry {
-                path: path.to_path_buf(),
-                line,
-                variant: name.clone(),
-                text,
-            };
-            if !is_variant(&name) {
-                return Err(wrong(
-                    "a name is letters, digits, `-`, `_` and `.`".to_owned(),
-                ));
-            }
-            if !names.insert(name.clone()) {
-                return Err(wrong("the name is there twice".to_owned()));
-            }
-            let patch = match entry.patch {
-                None => None,
-                Some(file) if file.contains('/') => {
-                    return Err(wrong(format!("`{file}` is not a file beside the manifest")));
-                }
-                Some(file) => {
-                    let path = path.with_file_name(&file);
-                    let bytes = std::fs::read(&path).map_err(|source| ManifestError::Read {
-                        path: path.clone(),
-                        source,
-                    })?;
-                    let files =
-                        files_of(&bytes).map_err(|text| wrong(format!("{file}: {text}")))?;
-                    Some(Patch { path, bytes, files })
-                }
-            };
+            let place = Place::of(path, text, entry.name, &mut names)?;
             let mut touches = entry.touches;
-            touches.sort();
-            let really = patch.as_ref().map(|p| p.files.clone()).unwrap_or_default();
-            if touches != really {
-                let list: Vec<_> = really.iter().map(|p| p.display().to_string()).collect();
-                return Err(wrong(format!(
-                    "`touches` differs from what the patch touches: [{}]",
-                    list.join(", ")
-                )));
-            }
+            let patch = place.patch(entry.patch.as_deref(), &mut touches)?;
             variants.push(Variant {
                 date: entry.date,
                 mechanism: entry.mechanism,
@@ -170,7 +222,8 @@ impl Manifest {
                 applies_to: entry.applies_to,
                 touches,
                 patch,
-                name,
+                mutant: None,
+                name: place.name,
             });
         }
         Ok(Self { variants })
@@ -188,8 +241,37 @@ impl Manifest {
             .find(|v| v.name == name)
             .ok_or_else(|| KernelError::UnknownVariant {
                 name: name.to_owned(),
-                known: self.variants.iter().map(|v| v.name.clone()).collect(),
+                known: self.ordinary().map(|v| v.name.clone()).collect(),
             })
+    }
+
+    /// Those that are not broken on purpose.
+    pub fn ordinary(&self) -> impl Iterator<Item = &Variant> {
+        self.variants.iter().filter(|v| v.mutant.is_none())
+    }
+
+    /// Those that are, with what is known of them.
+    pub fn mutants(&self) -> impl Iterator<Item = (&Variant, &Mutant)> {
+        self.variants
+            .iter()
+            .filter_map(|v| Some((v, v.mutant.as_ref()?)))
+    }
+
+    /// The names with all mutants in the place of `mutants`, on its source. Each kernel once, where it is named first.
+    pub fn expand(&self, names: &[KernelName]) -> Vec<KernelName> {
+        let mut kernels: Vec<KernelName> = Vec::new();
+        for name in names {
+            let meant = match name.variant() {
+                ALL_MUTANTS => self.mutants().map(|(v, _)| name.with(&v.name)).collect(),
+                _ => vec![name.clone()],
+            };
+            for kernel in meant {
+                if !kernels.contains(&kernel) {
+                    kernels.push(kernel);
+                }
+            }
+        }
+        kernels
     }
 }
 
@@ -246,11 +328,7 @@ mod tests {
     #[test]
     fn the_manifest_in_the_tree() {
         let manifest = Manifest::load(Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
-        let names: Vec<_> = manifest
-            .variants()
-            .iter()
-            .map(|v| v.name.as_str())
-            .collect();
+        let names: Vec<_> = manifest.ordinary().map(|v| v.name.as_str()).collect();
         assert_eq!(
             names,
             [
@@ -268,6 +346,24 @@ mod tests {
                 .unwrap()
                 .contains("base, b1, b2, v5, v6, v7, v9")
         );
+    }
+
+    #[test]
+    fn mutants_stand_for_all_of_them() {
+        let manifest = Manifest::load(Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let names = |text: &[&str]| -> Vec<KernelName> {
+            text.iter().map(|name| name.parse().unwrap()).collect()
+        };
+        let all = manifest.expand(&names(&["v7", "mutants", "base", "v7"]));
+        assert_eq!(all.len(), manifest.mutants().count() + 2);
+        assert!(all.len() > 14);
+        assert_eq!(all.first().map(KernelName::variant), Some("v7"));
+        assert_eq!(all.last().map(KernelName::variant), Some("base"));
+        let on = manifest.expand(&names(&["mutants@7.3"]));
+        assert!(on.iter().all(|name| name.source() == "7.3"), "{on:?}");
+        assert_eq!(manifest.expand(&names(&["m-x"])), names(&["m-x"]));
+        assert!(manifest.find("mutants").is_err());
+        assert!(manifest.find("m-plain-lock").unwrap().mutant.is_some());
     }
 
     #[test]
@@ -290,8 +386,10 @@ mod tests {
         assert!(text.contains("beside the manifest"), "{text}");
         let text = error(&format!("{ENTRY}patch = \"none.patch\"\n"));
         assert!(text.starts_with("cannot read"), "{text}");
-        let text = error(&ENTRY.replace("\"a\"", "\"a/b\""));
-        assert!(text.contains(":2:"), "{text}");
+        for name in ["a/b", "mutants"] {
+            let text = error(&ENTRY.replace("\"a\"", &format!("\"{name}\"")));
+            assert!(text.contains(":2:") && text.contains("a name is"), "{text}");
+        }
     }
 
     #[test]

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What each scenario is expected to lead to on each kernel: guest-tests/expect/expect.toml.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use crate::event::Verdict;
+use super::Judgement;
+use crate::event::{Class, Finding, Standing, Verdict};
 
 /// The table of expected verdicts cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +46,81 @@ struct Row {
     scenarios: Vec<String>,
     kernels: Vec<String>,
     verdict: Verdict,
+    class: Option<Class>,
+    title: Option<String>,
     reason: String,
+}
+
+/// What a scenario should lead to on a kernel: the verdict, and the finding that it should rest on. A verdict for
+/// another reason is not what was expected.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Expected {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// There has to be a finding of this class that is not a known issue.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class: Option<Class>,
+    /// The same finding has to have this in its title.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+}
+
+impl Expected {
+    /// A verdict, whatever it rests on.
+    pub fn verdict(verdict: Verdict) -> Self {
+        Self {
+            verdict,
+            class: None,
+            title: None,
+        }
+    }
+
+    /// Whether a finding is of the kind that is expected. Any is, if nothing is said about it.
+    fn is_reason(&self, finding: &Finding) -> bool {
+        finding.standing != Standing::Known
+            && self.class.is_none_or(|class| class == finding.class)
+            && self
+                .title
+                .as_ref()
+                .is_none_or(|t| finding.title.contains(t))
+    }
+
+    /// Whether a certain finding is expected.
+    pub fn has_reason(&self) -> bool {
+        self.class.is_some() || self.title.is_some()
+    }
+
+    /// The first finding that is the reason for the verdict expected.
+    pub fn reason<'f>(&self, findings: &'f [Finding]) -> Option<&'f Finding> {
+        findings.iter().find(|finding| self.is_reason(finding))
+    }
+
+    /// Whether this is what a run led to, verdict and reason.
+    pub fn met_by(&self, judgement: &Judgement) -> bool {
+        self.verdict == judgement.verdict
+            && (!self.has_reason() || self.reason(&judgement.findings).is_some())
+    }
+}
+
+impl fmt::Display for Expected {
+    /// `FINDING (REFCOUNT: PF reference count)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.verdict.fmt(f)?;
+        match (self.class.map(word), &self.title) {
+            (None, None) => Ok(()),
+            (Some(class), None) => write!(f, " ({class})"),
+            (None, Some(title)) => write!(f, " ({title})"),
+            (Some(class), Some(title)) => write!(f, " ({class}: {title})"),
+        }
+    }
+}
+
+/// A class as it is written everywhere.
+fn word(class: Class) -> String {
+    match serde_json::to_value(class) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => format!("{class:?}"),
+    }
 }
 
 impl Expectations {
@@ -67,10 +143,28 @@ impl Expectations {
         })
     }
 
-    /// The verdict expected of a scenario on a kernel; `None` if nothing is known about it. An entry `v7` is good for
+    /// What is expected of a scenario on a kernel; `None` if nothing is known about it. An entry `v7` is good for
     /// `v7@7.2` as well, one with a version for that version only.
-    pub fn expectation(&self, scenario: &str, kernel: &str) -> Option<Verdict> {
-        self.row(scenario, kernel).map(|row| row.verdict)
+    pub fn expectation(&self, scenario: &str, kernel: &str) -> Option<Expected> {
+        self.row(scenario, kernel).map(|row| Expected {
+            verdict: row.verdict,
+            class: row.class,
+            title: row.title.clone(),
+        })
+    }
+
+    /// The scenarios that have an expectation on a kernel, in the order of the table, each once.
+    pub fn scenarios(&self, kernel: &str) -> Vec<&str> {
+        let mut scenarios: Vec<&str> = Vec::new();
+        let rows = self.expect.iter();
+        for row in rows.filter(|row| row.kernels.iter().any(|k| names(k, kernel))) {
+            for scenario in &row.scenarios {
+                if !scenarios.contains(&scenario.as_str()) {
+                    scenarios.push(scenario);
+                }
+            }
+        }
+        scenarios
     }
 
     /// Why that is expected.

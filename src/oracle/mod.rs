@@ -65,7 +65,7 @@ pub(crate) mod builder;
 mod tests;
 
 pub use console::Console;
-pub use expect::{ExpectError, Expectations};
+pub use expect::{ExpectError, Expectations, Expected};
 pub use invariants::{FEW_PROBES, shows_double_removal};
 pub use known::{KnownError, KnownIssues};
 pub use report::Report;

@@ -13,11 +13,12 @@ mod tests;
 use serde::Serialize;
 
 use crate::event::Verdict;
+use crate::oracle::Expected;
 
 pub use explore::{ExploreReport, explore};
 pub use jsonl::{Recorder, RecordingError};
 pub use terminal::{Style, Terminal};
-pub use text::{RunReport, matrix, run};
+pub use text::{RunReport, in_a_line, matrix, run};
 
 /// A line of the matrix: one scenario on one kernel.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -29,19 +30,15 @@ pub struct MatrixRow {
     /// The verdict.
     pub verdict: Verdict,
     /// What was expected, if anything was.
-    pub expected: Option<Verdict>,
+    pub expected: Option<Expected>,
+    /// Whether it came as expected, the reason included; with nothing expected there is nothing to miss.
+    pub as_expected: bool,
+    /// The finding that it rests on, a line.
+    pub seen: Option<String>,
     /// Rounds that showed it, over all boots.
     pub hits: u32,
     /// Rounds run, over all boots.
     pub rounds: u32,
     /// Seconds it took, boots included.
     pub seconds: f64,
-}
-
-impl MatrixRow {
-    /// Whether it came as expected; with nothing expected there is nothing to miss.
-    pub fn as_expected(&self) -> bool {
-        self.expected
-            .is_none_or(|expected| expected == self.verdict)
-    }
 }

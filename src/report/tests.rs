@@ -36,7 +36,9 @@ fn row(scenario: &str, kernel: &str, verdict: Verdict, expected: Option<Verdict>
         scenario: scenario.into(),
         kernel: kernel.into(),
         verdict,
-        expected,
+        as_expected: expected.is_none_or(|e| e == verdict),
+        expected: expected.map(Expected::verdict),
+        seen: None,
         hits,
         rounds: 3,
         seconds: 21.44,
@@ -67,6 +69,39 @@ fn the_matrix_is_a_table() {
     insta::assert_snapshot!("the_matrix_without_expectations", matrix(&rows[3..], false));
 }
 
+#[test]
+fn the_matrix_says_why_where_a_reason_is_expected() {
+    let expected = Expected {
+        class: Some(Class::Refcount),
+        title: Some("PF reference count".into()),
+        ..Expected::verdict(Verdict::Finding)
+    };
+    let mut row = MatrixRow {
+        expected: Some(expected),
+        seen: Some("REFCOUNT: PF reference count 4 -> 3, expected 4".into()),
+        ..row(
+            "unbind-alone",
+            "m-a",
+            Verdict::Finding,
+            Some(Verdict::Finding),
+        )
+    };
+    let text = matrix(std::slice::from_ref(&row), false);
+    assert!(
+        text.contains("  yes, REFCOUNT: PF reference count 4 -> 3, expected 4\n"),
+        "{text}"
+    );
+    row.as_expected = false;
+    row.seen = Some(format!("LEAK: {}", "é".repeat(90)));
+    let text = matrix(&[row], false);
+    let told = format!(
+        "  NO, FINDING (REFCOUNT: PF reference count) was; seen: LEAK: {}...\n",
+        "é".repeat(64)
+    );
+    assert!(text.contains(&told), "{text}");
+    assert!(text.contains("0 of 1 as expected"));
+}
+
 /// The recording and judgement of a run of the unfixed kernel that dies at the end.
 fn damaged() -> Tape {
     let mut tape = Tape::booted("base");
@@ -82,16 +117,20 @@ fn damaged() -> Tape {
 fn a_run_ends_with_a_verdict_and_why() {
     let tape = damaged();
     let judgement = tape.judge(&scenario("unbind-vs-vf-unplug", 3));
+    let (double, pass) = (
+        Expected::verdict(Verdict::DoubleRemoval),
+        Expected::verdict(Verdict::Pass),
+    );
     let mut report = RunReport {
         scenario: "unbind-vs-vf-unplug",
         kernel: "base",
         judgement: &judgement,
-        expected: Some(Verdict::DoubleRemoval),
+        expected: Some(&double),
         seconds: 21.44,
         files: Path::new("results/unbind-vs-vf-unplug/base"),
     };
     insta::assert_snapshot!(run(&report, false));
-    report.expected = Some(Verdict::Pass);
+    report.expected = Some(&pass);
     assert!(run(&report, false).contains("NOT as expected: PASS"));
 
     let judgement = race("v7", Kernel::Locked, 1).judge(&scenario("unbind-vs-vf-unplug", 1));

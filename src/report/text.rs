@@ -6,7 +6,10 @@ use std::path::Path;
 
 use super::MatrixRow;
 use crate::event::{Class, Finding, Standing, Verdict};
-use crate::oracle::Judgement;
+use crate::oracle::{Expected, Judgement};
+
+/// Characters of a finding's title in a table.
+const TITLE: usize = 70;
 
 /// A word in the colour of its meaning; the text itself never depends on colour.
 fn paint(text: &str, code: &str, color: bool) -> String {
@@ -54,11 +57,7 @@ pub fn matrix(rows: &[MatrixRow], color: bool) -> String {
     let line = "-".repeat(a + b + c + d + e + 18);
     let _ = writeln!(text, "{line}");
     for row in rows {
-        let expected = match row.expected {
-            None => "-".to_owned(),
-            Some(expected) if expected == row.verdict => "yes".to_owned(),
-            Some(expected) => paint(&format!("NO, {expected} was"), "31;1", color),
-        };
+        let expected = compared(row, color);
         let _ = writeln!(
             text,
             "{:<a$}  {:<b$}  {}  {:>d$}  {:>e$}  {expected}",
@@ -72,7 +71,7 @@ pub fn matrix(rows: &[MatrixRow], color: bool) -> String {
     let judged = rows.iter().filter(|r| r.expected.is_some()).count();
     let good = rows
         .iter()
-        .filter(|r| r.expected.is_some() && r.as_expected())
+        .filter(|r| r.expected.is_some() && r.as_expected)
         .count();
     let _ = writeln!(text, "{line}");
     let _ = match judged {
@@ -80,6 +79,32 @@ pub fn matrix(rows: &[MatrixRow], color: bool) -> String {
         _ => writeln!(text, "{good} of {judged} as expected"),
     };
     text
+}
+
+/// What a row's verdict is, compared with what was expected. Where a certain finding was, the one that was seen is told.
+fn compared(row: &MatrixRow, color: bool) -> String {
+    let Some(expected) = &row.expected else {
+        return "-".to_owned();
+    };
+    let seen = match &row.seen {
+        Some(seen) if expected.has_reason() => cut(seen),
+        _ => String::new(),
+    };
+    match (row.as_expected, seen.is_empty()) {
+        (true, true) => "yes".to_owned(),
+        (true, false) => format!("yes, {seen}"),
+        (false, true) => paint(&format!("NO, {expected} was"), "31;1", color),
+        (false, false) => {
+            paint(&format!("NO, {expected} was"), "31;1", color) + &format!("; seen: {seen}")
+        }
+    }
+}
+
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(TITLE) {
+        Some((at, _)) => format!("{}...", text.get(..at).unwrap_or(text)),
+        None => text.to_owned(),
+    }
 }
 
 /// What is to be told about a run.
@@ -92,7 +117,7 @@ pub struct RunReport<'a> {
     /// The judgement.
     pub judgement: &'a Judgement,
     /// What was expected, if anything was.
-    pub expected: Option<Verdict>,
+    pub expected: Option<&'a Expected>,
     /// Seconds it took.
     pub seconds: f64,
     /// Where its files are.
@@ -113,7 +138,7 @@ pub fn run(report: &RunReport<'_>, color: bool) -> String {
     );
     text += &match report.expected {
         None => "\n".to_owned(),
-        Some(expected) if expected == j.verdict => "  as expected\n".to_owned(),
+        Some(expected) if expected.met_by(j) => "  as expected\n".to_owned(),
         Some(expected) => format!(
             "  {}\n",
             paint(&format!("NOT as expected: {expected}"), "31;1", color)
@@ -205,6 +230,11 @@ fn finding(text: &mut String, group: &[&Finding]) {
     if let Some(reason) = &first.reason {
         let _ = writeln!(text, "            {reason}");
     }
+}
+
+/// A finding in a line: `REFCOUNT: PF reference count 4 -> 3, expected 4`.
+pub fn in_a_line(finding: &Finding) -> String {
+    format!("{}: {}", class(finding.class), finding.title)
 }
 
 /// A class as it is written in the rule table.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-use crate::event::Verdict;
+use crate::event::{Class, Finding, Standing, Verdict};
 use crate::oracle::builder::data;
-use crate::oracle::{ExpectError, Expectations, KnownIssues};
+use crate::oracle::{ExpectError, Expectations, Judgement, KnownIssues};
 use crate::scenario::list;
 
 /// The kernels of the history: the unfixed one, the fix that was reverted, and proposals that differ in what they lock.
@@ -53,8 +53,13 @@ fn expectations_are_those_of_the_history() {
         ("pf-remove-vs-bridge-remove", "FLFFFFFFF"),
         ("unbind-lockdep", "FPPPPPPPP"),
         ("numvfs-zero-alone", "PPPPPPPPP"),
+        ("unbind-vs-first-vf-unplug", "DPPPPPPPP"),
+        ("unbind-vs-last-vf-unplug", "DPPPPPPPP"),
+        ("unbind-lookup-vs-vf-unplug", "DPPPPPPPP"),
+        ("vf-unplug-vs-unbind", "DPPPPPPPP"),
     ] {
-        let letter = |kernel: &str| match table.expectation(scenario, kernel) {
+        let verdict = |kernel: &str| table.expectation(scenario, kernel).map(|e| e.verdict);
+        let letter = |kernel: &str| match verdict(kernel) {
             Some(Verdict::Pass) => 'P',
             Some(Verdict::DoubleRemoval) => 'D',
             Some(Verdict::Deadlock) => 'L',
@@ -64,6 +69,44 @@ fn expectations_are_those_of_the_history() {
         let found: String = KERNELS.into_iter().map(letter).collect();
         assert_eq!(found, row, "{scenario}");
     }
+}
+
+/// A verdict counts as expected only with the finding that it should rest on.
+#[test]
+fn the_reason_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("expect.toml");
+    let row = "[[expect]]\nscenarios = [\"s\"]\nkernels = [\"m-x\"]\nverdict = \"FINDING\"\nreason = \"r\"\n";
+    let read = |more: &str| {
+        std::fs::write(&path, format!("{row}{more}")).unwrap();
+        let table = Expectations::load(&path).unwrap();
+        assert_eq!(table.scenarios("m-x@7.2"), ["s"]);
+        assert!(table.scenarios("m-y").is_empty());
+        table.expectation("s", "m-x").unwrap()
+    };
+    let judged = |verdict, standing| Judgement {
+        verdict,
+        findings: vec![
+            Finding::new(Class::Assert, "an assertion", Standing::Other),
+            Finding::new(Class::Refcount, "PF reference count 4 -> 3", standing),
+        ],
+        evidence: Vec::new(),
+        hits: 1,
+        rounds: 1,
+    };
+    let finding = judged(Verdict::Finding, Standing::Other);
+    let known = judged(Verdict::Finding, Standing::Known);
+    let any = read("");
+    assert!(any.met_by(&finding) && any.met_by(&known));
+    assert!(!any.met_by(&judged(Verdict::Deadlock, Standing::Other)));
+    let right = read("class = \"REFCOUNT\"\ntitle = \"PF reference count\"\n");
+    assert!(right.met_by(&finding) && !right.met_by(&known));
+    assert!(!right.met_by(&judged(Verdict::Deadlock, Standing::Other)));
+    assert_eq!(right.to_string(), "FINDING (REFCOUNT: PF reference count)");
+    // The class is that of one finding, the title that of another.
+    assert!(!read("class = \"ASSERT\"\ntitle = \"PF reference count\"\n").met_by(&finding));
+    assert!(!read("class = \"LEAK\"\n").met_by(&finding));
+    assert!(read("title = \"an assertion\"\n").met_by(&finding));
 }
 
 #[test]

@@ -92,12 +92,12 @@ fn every_scenario_says_where_it_comes_from() {
         );
         // with every number of VFs that its file allows
         let least = u16::from(entry.name.contains("error")) + 1;
-        let vf = s
-            .unplug
-            .is_some_and(|u| matches!(u.target, Target::Function(FunctionId::Vf(_))));
+        let text = std::fs::read_to_string(&entry.path).unwrap();
+        let chooses_vf = text.contains("\nvf = {");
+        assert_eq!(chooses_vf, text.contains("{vf}"), "{}", entry.name);
         for vfs in [least, 255] {
             let mut given = vec![("vfs", i64::from(vfs)), ("rounds", 1000)];
-            if vf || s.schedule.to_string().contains("/vf") {
+            if chooses_vf {
                 given.push(("vf", 1));
             }
             load(&entry.name, &dir(), &given).unwrap_or_else(|e| panic!("{}", rendered(e)));
