@@ -11,6 +11,9 @@ use crate::paths::PathError;
 use crate::qemu::{AccelError, ProvideError};
 use crate::run::RunError;
 use crate::scenario::ScenarioError;
+use crate::symbols::SymbolsError;
+
+use super::judge::JudgeError;
 
 /// Why a command ended early.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +58,12 @@ pub(super) enum Failure {
     /// A scenario without an unplug has one schedule only.
     #[error("there is nothing to explore in `{0}`: nothing is unplugged in it")]
     NothingToExplore(String),
+    /// A console or recording that is to be judged.
+    #[error(transparent)]
+    Judge(#[from] JudgeError),
+    /// The symbols that were named for it.
+    #[error(transparent)]
+    Symbols(#[from] SymbolsError),
     /// Signal handlers.
     #[error("cannot listen to signals")]
     Signals(#[source] std::io::Error),
@@ -78,6 +87,8 @@ impl Failure {
             Failure::Host(error) => error.exit(),
             Failure::Provide(error) => error.exit(),
             Failure::Accel(error) => error.exit(),
+            Failure::Judge(error) => error.exit(),
+            Failure::Symbols(_) => ExitCode::Usage,
 
             Failure::NothingToExplore(_) => ExitCode::Usage,
             Failure::Path(_)
@@ -98,6 +109,7 @@ impl Failure {
             Failure::Host(error) => error.hint(),
             Failure::Provide(error) => error.hint(),
             Failure::Accel(error) => error.hint(),
+            Failure::Judge(error) => error.hint(),
             Failure::NothingToExplore(_) => {
                 Some("use a scenario with an unplug, e.g. unbind-vs-vf-unplug".to_owned())
             }

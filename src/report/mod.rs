@@ -4,6 +4,7 @@
 
 pub mod explore;
 pub mod jsonl;
+pub mod judge;
 pub mod terminal;
 pub mod text;
 
@@ -16,6 +17,7 @@ use crate::event::Verdict;
 
 pub use explore::{ExploreReport, explore};
 pub use jsonl::{Recorder, RecordingError};
+pub use judge::{JudgeReport, SymbolsUsed};
 pub use terminal::{Style, Terminal};
 pub use text::{RunReport, matrix, run};
 

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::{At, NoPlace, Symbols, SymbolsError};
+use super::{At, NoPlace, SymbolFile, Symbols, SymbolsError};
 use crate::event::{Finding, Place, Standing};
 
 /// Findings that get lines, those that count first: a campaign has hundreds that say the same.
@@ -37,12 +37,13 @@ pub fn fill_from(
     if findings.iter().all(|finding| finding.stack.is_empty()) {
         return Ok(Filled::default());
     }
-    Ok(fill(findings, console, &Symbols::load(path)?))
+    let file = SymbolFile::load(path)?;
+    Ok(fill(findings, console, &file.symbols()?))
 }
 
 /// Gives the frames of the findings their places in the source. `console` is what the findings' spans are about. Frames
 /// of modules, and what the symbols do not have, stay as they are.
-pub fn fill(findings: &mut [Finding], console: &[u8], symbols: &Symbols) -> Filled {
+pub fn fill(findings: &mut [Finding], console: &[u8], symbols: &Symbols<'_>) -> Filled {
     let mut filled = Filled::default();
     let mut seen: HashMap<(String, At), Result<Vec<Place>, NoPlace>> = HashMap::new();
     let mut order: Vec<&mut Finding> = findings

@@ -15,10 +15,9 @@ use std::cell::OnceCell;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
 use addr2line::Context;
-use gimli::{EndianRcSlice, RunTimeEndian, SectionId};
+use gimli::{DwarfSections, EndianSlice, RunTimeEndian, SectionId};
 use object::{Object, ObjectSection, ReadCache};
 
 use crate::event::Place;
@@ -43,7 +42,7 @@ const SECTIONS: [SectionId; 10] = [
     SectionId::DebugStrOffsets,
 ];
 
-type Reader = EndianRcSlice<RunTimeEndian>;
+type Reader<'a> = EndianSlice<'a, RunTimeEndian>;
 
 /// A file with symbols that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -139,59 +138,119 @@ pub enum At {
     Return,
 }
 
-/// The symbols and lines of a kernel.
-pub struct Symbols {
+/// A file with symbols and lines, in memory.
+pub struct SymbolFile {
     path: PathBuf,
     table: Table,
-    context: Context<Reader>,
-    /// What is in front of a path from the kernel's top directory, with the slash at the end.
-    top: OnceCell<Option<String>>,
+    sections: DwarfSections<Vec<u8>>,
+    endian: RunTimeEndian,
 }
 
-impl Symbols {
+impl SymbolFile {
     /// Reads a vmlinux, or what `objcopy --only-keep-debug` leaves of one; compressed sections as well.
     pub fn load(path: &Path) -> Result<Self, SymbolsError> {
-        let read = |source| SymbolsError::Read {
-            path: path.to_path_buf(),
-            source,
-        };
-        let broken = |source| SymbolsError::Broken {
-            path: path.to_path_buf(),
-            source,
-        };
-        let mut file = File::open(path).map_err(read)?;
+        let path = path.to_path_buf();
         let mut magic = [0; 4];
-        match file.read_exact(&mut magic) {
-            Ok(()) if magic == object::elf::ELFMAG => {}
-            Err(e) if e.kind() != std::io::ErrorKind::UnexpectedEof => return Err(read(e)),
-            _ => {
-                return Err(SymbolsError::NotElf {
-                    path: path.to_path_buf(),
-                });
+        let opened = File::open(&path).and_then(|mut file| {
+            // A device or a pipe has no sections, and could have no end.
+            if !file.metadata()?.is_file() {
+                return Ok(None);
             }
-        }
+            match file.read_exact(&mut magic) {
+                Err(e) if e.kind() != std::io::ErrorKind::UnexpectedEof => Err(e),
+                _ => Ok(Some(file)),
+            }
+        });
+        let file = match opened {
+            Ok(Some(file)) if magic == object::elf::ELFMAG => file,
+            Ok(_) => return Err(SymbolsError::NotElf { path }),
+            Err(source) => return Err(SymbolsError::Read { path, source }),
+        };
         let cache = ReadCache::new(file);
-        let elf = object::File::parse(&cache).map_err(broken)?;
-        let table = Table::read(&elf).map_err(broken)?;
+        let read = object::File::parse(&cache).and_then(|elf| Ok((Table::read(&elf)?, elf)));
+        let (table, elf) = match read {
+            Ok(read) => read,
+            Err(source) => return Err(SymbolsError::Broken { path, source }),
+        };
         if table.is_empty() {
-            return Err(SymbolsError::NoTable {
-                path: path.to_path_buf(),
-            });
+            return Err(SymbolsError::NoTable { path });
         }
-        let context = lines(&elf, path)?;
-        Ok(Symbols {
-            path: path.to_path_buf(),
+        let sections = match sections(&elf) {
+            Ok((_, false)) => return Err(SymbolsError::NoLines { path }),
+            Ok((sections, true)) => sections,
+            Err(e) => {
+                let what = e.to_string();
+                return Err(SymbolsError::Dwarf { path, what });
+            }
+        };
+        let endian = match elf.is_little_endian() {
+            true => RunTimeEndian::Little,
+            false => RunTimeEndian::Big,
+        };
+        Ok(SymbolFile {
+            path,
             table,
+            sections,
+            endian,
+        })
+    }
+
+    /// Makes them ready for questions. What is learnt from the debug information is kept until the result is dropped.
+    pub fn symbols(&self) -> Result<Symbols<'_>, SymbolsError> {
+        let dwarf = self
+            .sections
+            .borrow(|section| EndianSlice::new(section, self.endian));
+        let context = Context::from_dwarf(dwarf).map_err(|e| SymbolsError::Dwarf {
+            path: self.path.clone(),
+            what: e.to_string(),
+        })?;
+        Ok(Symbols {
+            table: &self.table,
             context,
             top: OnceCell::new(),
         })
     }
+}
 
-    /// The file that they are from.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
+/// The debug information that is needed for lines, and whether there is any.
+fn sections<'a>(
+    elf: &object::File<'a, &'a ReadCache<File>>,
+) -> Result<(DwarfSections<Vec<u8>>, bool), Unusable> {
+    let (mut left, mut has_lines) = (MOST_BYTES, false);
+    let sections = DwarfSections::load(|id| {
+        let section = match SECTIONS.contains(&id) {
+            true => elf.section_by_name(id.name()),
+            false => None,
+        };
+        let Some(section) = section else {
+            return Ok(Vec::new());
+        };
+        let data = section.compressed_data()?;
+        let size = data.uncompressed_size;
+        left = left.checked_sub(size).ok_or(Unusable::Size)?;
+        has_lines |= id == SectionId::DebugLine && size > 0;
+        Ok::<_, Unusable>(data.decompress()?.into_owned())
+    })?;
+    Ok((sections, has_lines))
+}
 
+#[derive(Debug, thiserror::Error)]
+enum Unusable {
+    #[error("its sections are larger than 4 GiB")]
+    Size,
+    #[error("{0}")]
+    Section(#[from] object::Error),
+}
+
+/// The symbols and lines of a kernel.
+pub struct Symbols<'a> {
+    table: &'a Table,
+    context: Context<Reader<'a>>,
+    /// What is in front of a path from the kernel's top directory, with the slash at the end.
+    top: OnceCell<Option<String>>,
+}
+
+impl Symbols<'_> {
     /// The lines of source behind a frame as the kernel prints it, `function+0xOFFSET/0xSIZE`: functions that were inlined
     /// first, the function that is named last. Files are named from the kernel's top directory.
     pub fn places(&self, frame: &str, at: At) -> Result<Vec<Place>, NoPlace> {
@@ -213,53 +272,4 @@ impl Symbols {
             }),
         }
     }
-}
-
-/// The debug information.
-fn lines<'a>(
-    elf: &object::File<'a, &'a ReadCache<File>>,
-    path: &Path,
-) -> Result<Context<Reader>, SymbolsError> {
-    let unusable = |what: String| SymbolsError::Dwarf {
-        path: path.to_path_buf(),
-        what,
-    };
-    let endian = match elf.is_little_endian() {
-        true => RunTimeEndian::Little,
-        false => RunTimeEndian::Big,
-    };
-    let mut left = MOST_BYTES;
-    let mut has_lines = false;
-    let dwarf = gimli::Dwarf::load(|id| {
-        let section = match SECTIONS.contains(&id) {
-            true => elf.section_by_name(id.name()),
-            false => None,
-        };
-        let bytes = match section {
-            None => Rc::default(),
-            Some(section) => {
-                let data = section.compressed_data()?;
-                left = left.checked_sub(data.uncompressed_size).ok_or(Unusable::Size)?;
-                let bytes = data.decompress()?;
-                has_lines |= id == SectionId::DebugLine && !bytes.is_empty();
-                Rc::from(bytes.as_ref())
-            }
-        };
-        Ok(EndianRcSlice::new(bytes, endian))
-    })
-    .map_err(|e: Unusable| unusable(e.to_string()))?;
-    if !has_lines {
-        return Err(SymbolsError::NoLines {
-            path: path.to_path_buf(),
-        });
-    }
-    Context::from_dwarf(dwarf).map_err(|e| unusable(e.to_string()))
-}
-
-#[derive(Debug, thiserror::Error)]
-enum Unusable {
-    #[error("its sections are larger than 4 GiB")]
-    Size,
-    #[error("{0}")]
-    Section(#[from] object::Error),
 }

@@ -7,9 +7,12 @@ use crate::event::Place;
 /// Functions that were inlined into each other; more of them come out of broken debug information only.
 const MOST_INLINED: usize = 64;
 /// A function of a file that every kernel has: what is in front of it in a path is the top directory.
-const TOP: [(&str, &str); 2] = [("start_kernel", "init/main.c"), ("kernel_init", "init/main.c")];
+const TOP: [(&str, &str); 2] = [
+    ("start_kernel", "init/main.c"),
+    ("kernel_init", "init/main.c"),
+];
 
-impl Symbols {
+impl Symbols<'_> {
     /// The lines for an address; `function` is what a frame without a function of its own is in (assembler).
     pub(super) fn at(&self, address: u64, function: &str) -> Result<Vec<Place>, NoPlace> {
         let mut places = self.raw(address, function)?;

@@ -74,10 +74,11 @@ impl Table {
         let mut named = Vec::new();
         for symbol in file.symbols() {
             let here = symbol.section_index().is_some_and(|s| code.contains(&s.0));
-            let name = match here && !matches!(symbol.kind(), SymbolKind::Section | SymbolKind::File) {
-                true => symbol.name()?,
-                false => continue,
-            };
+            let name =
+                match here && !matches!(symbol.kind(), SymbolKind::Section | SymbolKind::File) {
+                    true => symbol.name()?,
+                    false => continue,
+                };
             if !name.is_empty() && !is_left_out(name) {
                 named.push((symbol.address(), symbol.size(), name));
             }
