@@ -25,7 +25,7 @@ const MOST_TITLES: usize = 20;
 pub struct Origin<'a> {
     /// Its name as in the list of known issues, e.g. `base`.
     pub kernel: Option<&'a str>,
-    /// Its release; without it, what the last `Linux version` line before a finding says.
+    /// Its release; without it, what the last `Linux version` line before a finding says, or the finding's own text.
     pub release: Option<&'a str>,
 }
 
@@ -89,7 +89,7 @@ pub fn judge_console(
     known: &KnownIssues,
 ) -> Judgement {
     let boots = boots(bytes);
-    let mut findings = Vec::new();
+    let (mut findings, mut nameless) = (Vec::new(), 0usize);
     for report in &console.armed {
         // Without a mark the boot itself is in the console, and a serial log has several.
         if report.rule == "reboot" && !counted {
@@ -97,7 +97,11 @@ pub fn judge_console(
         }
         let start = report.span.start as u64;
         let booted = boots.iter().rev().find(|(at, _)| *at <= start);
-        let release = origin.release.or(booted.map(|(_, name)| name.as_str()));
+        let release = origin
+            .release
+            .or(booted.map(|(_, name)| name.as_str()))
+            .or(release_in(report));
+        nameless += usize::from(release.is_none());
         let known = known.find(report, origin.kernel, release);
         let mut finding = finding(report);
         if let Some(known) = known {
@@ -129,6 +133,12 @@ pub fn judge_console(
             Verdict::Inconclusive
         }
     };
+    if nameless > 0 {
+        evidence.push(format!(
+            "the kernel's release is not known for {nameless} of the findings: known issues that are limited to some \
+             releases need --release"
+        ));
+    }
     Judgement {
         verdict,
         findings,
@@ -146,13 +156,10 @@ pub fn in_words(remarks: &Remarks, bytes: &[u8]) -> Vec<String> {
         None => said.text.clone(),
     };
     match remarks.boots.as_slice() {
-        [] if !is_printk(bytes) => words.push("there is no line in it that a kernel prints".into()),
-        [] => words.push(
-            "no `Linux version` in it: known issues that are limited to some releases are not recognised without \
-             --release"
-                .into(),
+        [] if !is_printk(bytes) => words.push(
+            "nothing in it shows that a kernel printed there: no `Linux version`, no times, no stack".into(),
         ),
-        [_] => {}
+        [] | [_] => {}
         many => words.push(format!("{} boots in it: {}", many.len(), many.join(", "))),
     }
     if let Some(off) = &remarks.lockdep_off {
@@ -251,6 +258,16 @@ fn boots(bytes: &[u8]) -> Vec<(u64, String)> {
         Some((whole.start() as u64, release))
     });
     all.collect()
+}
+
+/// The release in a report's `CPU: 0 UID: 0 PID: 55 Comm: sh Not tainted 7.2.0 #1` (lib/dump_stack.c,
+/// dump_stack_print_info).
+fn release_in(report: &Report) -> Option<&str> {
+    static LINE: LazyLock<Option<regex::Regex>> = LazyLock::new(|| {
+        regex::Regex::new(r"(?m)^CPU: \d+ .*\bComm: .* (\d+\.\d+[!-~]{0,127}) #\d").ok()
+    });
+    let found = LINE.as_ref()?.captures(&report.text)?;
+    found.get(1).map(|release| release.as_str())
 }
 
 /// Whether anything has a time as printk writes it, or could do without.

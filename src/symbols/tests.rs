@@ -133,11 +133,11 @@ fn functions(file: &Path) -> Vec<Known> {
 }
 
 /// What binutils says: function, file and line, inlined ones first; nothing where it knows no file.
-fn binutils(file: &Path, addresses: &[u64]) -> Vec<Vec<(String, String, u32)>> {
+fn binutils(file: &Path, addresses: &[u64]) -> Vec<Vec<Place>> {
     let mut addr2line = Command::new("addr2line");
     addr2line.args(["-a", "-i", "-f", "-e"]).arg(file);
     let said = do_it(addr2line.args(addresses.iter().map(|a| format!("{a:x}"))));
-    let mut all: Vec<Vec<(String, String, u32)>> = Vec::new();
+    let mut all: Vec<Vec<Place>> = Vec::new();
     let mut lines = said.lines();
     while let Some(line) = lines.next() {
         if line.starts_with("0x") {
@@ -147,18 +147,19 @@ fn binutils(file: &Path, addresses: &[u64]) -> Vec<Vec<(String, String, u32)>> {
         let place = lines.next().unwrap();
         let place = place.split(" (discriminator").next().unwrap();
         let (file, number) = place.rsplit_once(':').unwrap();
-        let place = (
-            line.to_owned(),
-            file.to_owned(),
-            number.parse().unwrap_or(0),
-        );
+        let place = Place {
+            function: line.to_owned(),
+            file: file.to_owned(),
+            line: number.parse().unwrap_or_default(),
+        };
         all.last_mut().unwrap().push(place);
     }
     assert_eq!(all.len(), addresses.len());
     all
 }
 
-/// Compares with binutils at `count` places. Their paths end as ours do; ours have no `..`.
+/// Compares functions and lines with binutils at `count` places: how many there were, how many of them with inlined
+/// functions, and those where the file is another one. Their paths end as ours do; ours have no `..`.
 fn compare(file: &Path, count: usize) -> (usize, usize, Vec<String>) {
     let read = SymbolFile::load(file).unwrap();
     let symbols = read.symbols().unwrap();
@@ -179,30 +180,31 @@ fn compare(file: &Path, count: usize) -> (usize, usize, Vec<String>) {
         asked.push((frame, function.address + offset));
     }
     let addresses: Vec<u64> = asked.iter().map(|(_, address)| *address).collect();
-    let (mut compared, mut inlined, mut differ) = (0, 0, Vec::new());
+    let (mut compared, mut inlined, mut files) = (0, 0, Vec::new());
     for ((frame, address), theirs) in asked.iter().zip(binutils(file, &addresses)) {
         let ours = symbols.places(frame, At::Instruction);
         // Without a line it takes the file from the symbol table, where the wrong one can stand.
-        let known = theirs.iter().any(|(_, _, line)| *line > 0);
+        let known = theirs.iter().any(|place| place.line > 0);
         if !known {
             assert_eq!(ours, Err(NoPlace::NoLine), "{frame} at {address:x}");
             continue;
         }
         let ours = ours.unwrap_or_else(|e| panic!("{frame} at {address:x}: {e}"));
-        let same = ours.len() == theirs.len()
-            && ours.iter().zip(&theirs).all(|(ours, (name, file, line))| {
-                (&ours.function, ours.line) == (name, *line)
-                    && places::normal(file).ends_with(&ours.file)
-            });
-        if !same {
-            differ.push(format!(
-                "{frame} at {address:x}: {ours:?}, binutils: {theirs:?}"
-            ));
+        let names = |places: &[Place]| -> Vec<(String, u32)> {
+            let name = |place: &Place| (place.function.clone(), place.line);
+            places.iter().map(name).collect()
+        };
+        let said = || format!("{frame} at {address:x}: {ours:?}, binutils: {theirs:?}");
+        assert_eq!(names(&ours), names(&theirs), "{}", said());
+        let same =
+            |(ours, theirs): (&Place, &Place)| places::normal(&theirs.file).ends_with(&ours.file);
+        if !ours.iter().zip(&theirs).all(same) {
+            files.push(said());
         }
         compared += 1;
         inlined += usize::from(ours.len() > 1);
     }
-    (compared, inlined, differ)
+    (compared, inlined, files)
 }
 
 #[test]
@@ -213,8 +215,8 @@ fn the_same_as_binutils() {
     ] {
         let dir = tempfile::tempdir().unwrap();
         let file = program(dir.path(), &flags, compress);
-        let (compared, inlined, differ) = compare(&file, 400);
-        assert!(differ.is_empty(), "{differ:#?}");
+        let (compared, inlined, files) = compare(&file, 400);
+        assert!(files.is_empty(), "{files:#?}");
         assert!(compared > 90 && inlined > 50, "{compared} {inlined}");
     }
 }
@@ -234,10 +236,11 @@ fn the_same_as_binutils_for_a_kernel() {
         symbols.places(&frame, At::Return).ok();
     }
     println!("loaded in {loaded:?}, with 50 frames {:?}", start.elapsed());
-    let (compared, inlined, differ) = compare(&file, 2000);
-    println!("{differ:#?}");
+    let (compared, inlined, files) = compare(&file, 2000);
     println!("{compared} compared, {inlined} of them with inlined functions");
-    assert!(compared > 1000);
+    // For what TRACE_EVENT() makes, binutils names the file that includes the header, with a line of the header.
+    println!("in other files: {files:#?}");
+    assert!(compared > 1000 && files.len() * 20 < compared);
 }
 
 #[test]
