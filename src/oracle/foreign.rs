@@ -90,6 +90,7 @@ pub fn judge_console(
 ) -> Judgement {
     let boots = boots(bytes);
     let (mut findings, mut nameless) = (Vec::new(), 0usize);
+    let mut last = None;
     for report in &console.armed {
         // Without a mark the boot itself is in the console, and a serial log has several.
         if report.rule == "reboot" && !counted {
@@ -100,7 +101,9 @@ pub fn judge_console(
         let release = origin
             .release
             .or(booted.map(|(_, name)| name.as_str()))
-            .or(release_in(report));
+            .or(release_in(report))
+            .or(last);
+        last = release;
         nameless += usize::from(release.is_none());
         let known = known.find(report, origin.kernel, release);
         let mut finding = finding(report);

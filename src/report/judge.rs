@@ -98,3 +98,67 @@ impl JudgeReport<'_> {
         Ok(text)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Class, Finding, Frame, Place, Standing, Verdict};
+
+    fn frame(text: &str, places: &[&str]) -> Frame {
+        let place = |(n, function): (usize, &&str)| Place {
+            function: (*function).to_owned(),
+            file: format!("drivers/{function}.c"),
+            line: n as u32 + 7,
+        };
+        Frame {
+            text: text.to_owned(),
+            places: places.iter().enumerate().map(place).collect(),
+        }
+    }
+
+    #[test]
+    fn frames_are_told_from_the_telling_one_on() {
+        let judgement = Judgement {
+            verdict: Verdict::Finding,
+            findings: vec![Finding {
+                frame: Some("telling".into()),
+                stack: vec![
+                    frame("dump+0x1/0x2", &["dump"]),
+                    frame("telling+0x1/0x2", &["a", "b", "c", "telling"]),
+                    frame("hold+0x1/0x2 [vfrace]", &[]),
+                    frame("caller+0x1/0x2", &["one", "caller"]),
+                    frame("last+0x1/0x2", &["last"]),
+                ],
+                ..Finding::new(Class::Oops, "BUG", Standing::Other)
+            }],
+            evidence: vec!["class OOPS".into()],
+            hits: 0,
+            rounds: 0,
+        };
+        let report = JudgeReport {
+            console: "-",
+            bytes: 3,
+            counts_from: Some(0),
+            events: None,
+            scenario: None,
+            kernel: None,
+            judgement: &judgement,
+            exit: ExitCode::Bad,
+            remarks: &Remarks::default(),
+            symbols: None,
+        };
+        let lines = [
+            "-: FINDING",
+            "  evidence",
+            "    class OOPS",
+            "  findings",
+            "    other   OOPS: BUG (in telling)",
+            "            telling drivers/telling.c:10 (inlined: a drivers/a.c:7, b drivers/b.c:8, 1 more)",
+            "            caller drivers/caller.c:8 (inlined: one drivers/one.c:7)",
+            "",
+        ];
+        assert_eq!(report.text(false), lines.join("\n"));
+        let json: serde_json::Value = serde_json::from_str(&report.json().unwrap()).unwrap();
+        assert_eq!(json["findings"][0]["stack"][1]["places"][3]["line"], 10);
+    }
+}
