@@ -5,7 +5,7 @@
 //! Data flows one way: a [`scenario`] is [`run`], which emits typed [`event`]s; the [`oracle`] turns them into a
 //! verdict; [`report`] renders both. Imports go only downwards in this list:
 //! `cli`, `report`, `campaign`, `run`, `inject`, `oracle`, `guest`, `kernel`, `qemu`, `device`, `wire`, `scenario`,
-//! `host`, `event`.
+//! `symbols`, `host`, `event`.
 
 pub mod campaign;
 pub mod cli;
@@ -22,4 +22,5 @@ pub mod qemu;
 pub mod report;
 pub mod run;
 pub mod scenario;
+pub mod symbols;
 pub mod wire;

@@ -11,6 +11,9 @@ use crate::paths::PathError;
 use crate::qemu::{AccelError, ProvideError};
 use crate::run::RunError;
 use crate::scenario::ScenarioError;
+use crate::symbols::SymbolsError;
+
+use super::judge::JudgeError;
 
 /// Why a command ended early.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +61,12 @@ pub(super) enum Failure {
     /// Only a mutant says which scenarios reach it.
     #[error("`{kernel}` names no scenarios that reach it", kernel = .0)]
     NoReach(KernelName),
+    /// A console or recording that is to be judged.
+    #[error(transparent)]
+    Judge(#[from] JudgeError),
+    /// The symbols that were named for it.
+    #[error(transparent)]
+    Symbols(#[from] SymbolsError),
     /// Signal handlers.
     #[error("cannot listen to signals")]
     Signals(#[source] std::io::Error),
@@ -81,6 +90,8 @@ impl Failure {
             Failure::Host(error) => error.exit(),
             Failure::Provide(error) => error.exit(),
             Failure::Accel(error) => error.exit(),
+            Failure::Judge(error) => error.exit(),
+            Failure::Symbols(_) => ExitCode::Usage,
 
             Failure::NothingToExplore(_) | Failure::NoReach(_) => ExitCode::Usage,
             Failure::Path(_)
@@ -101,6 +112,7 @@ impl Failure {
             Failure::Host(error) => error.hint(),
             Failure::Provide(error) => error.hint(),
             Failure::Accel(error) => error.hint(),
+            Failure::Judge(error) => error.hint(),
             Failure::NothingToExplore(_) => {
                 Some("use a scenario with an unplug, e.g. unbind-vs-vf-unplug".to_owned())
             }

@@ -5,6 +5,7 @@ mod bench;
 mod doctor;
 mod explore;
 mod failure;
+mod judge;
 mod kernel;
 mod matrix;
 mod points;
@@ -45,6 +46,10 @@ enum Command {
     /// Needs no trigger point: two traces tell which there are. Then each side is stopped at one point after the other,
     /// and after these at random ones. A boot serves rounds until it is damaged, at most --rounds of them.
     Explore(explore::Args),
+    /// Judge a console from anywhere, or a recording again
+    ///
+    /// A console alone can show a finding (exit code 1), but never that there is none to be found (125).
+    Judge(judge::Args),
     /// Build and list the kernels under test
     Kernel(kernel::KernelArgs),
     /// List where a teardown or an unplug can be stopped, and what of it a kernel has
@@ -91,6 +96,7 @@ pub fn main(args: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Matrix(args) => matrix::run(&args),
         Command::Explore(args) => explore::run(&args),
+        Command::Judge(args) => judge::run(&args),
         Command::Kernel(args) => bench::kernel(&args).unwrap_or_else(failure::Failure::tell),
         Command::Points(args) => bench::points(&args).unwrap_or_else(failure::Failure::tell),
         Command::Doctor(args) => bench::doctor(&args).unwrap_or_else(failure::Failure::tell),

@@ -382,6 +382,15 @@ impl Work<'_> {
     }
 }
 
+/// The symbols of a kernel that was built into `cache`, by its identity; `None` if it is not there, or was built before
+/// they were kept.
+pub fn built_symbols(cache: &Path, id: &str) -> Option<PathBuf> {
+    // The identity can be from a recording that came from anywhere.
+    let is_id = id.len() == ID_DIGITS && id.bytes().all(|b| b.is_ascii_hexdigit());
+    let path = cache.join("kernels").join(id).join(SYMBOLS);
+    (is_id && path.is_file()).then_some(path)
+}
+
 fn read_listed(dir: &Path) -> Option<Listed> {
     serde_json::from_slice(&std::fs::read(dir.join("build.json")).ok()?).ok()
 }

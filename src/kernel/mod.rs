@@ -21,7 +21,7 @@ mod source;
 mod tree;
 mod variant;
 
-pub use build::{BuiltKernel, Kernels, Listed, OutOfLine};
+pub use build::{BuiltKernel, Kernels, Listed, OutOfLine, built_symbols};
 pub use config::Config;
 pub use error::KernelError;
 pub use functions::{Absence, Functions, Presence, TableError, Untraceable};

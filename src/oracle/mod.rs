@@ -49,6 +49,7 @@ pub mod bodies;
 pub mod console;
 pub mod deadlock;
 pub mod expect;
+pub mod foreign;
 pub mod holds;
 pub mod invariants;
 pub mod known;

@@ -4,6 +4,7 @@
 
 pub mod explore;
 pub mod jsonl;
+pub mod judge;
 pub mod terminal;
 pub mod text;
 
@@ -17,6 +18,7 @@ use crate::oracle::Expected;
 
 pub use explore::{ExploreReport, explore};
 pub use jsonl::{Recorder, RecordingError};
+pub use judge::{JudgeReport, SymbolsUsed};
 pub use terminal::{Style, Terminal};
 pub use text::{RunReport, in_a_line, matrix, run};
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::MatrixRow;
-use crate::event::{Class, Finding, Standing, Verdict};
+use crate::event::{Class, Finding, Place, Standing, Verdict};
 use crate::oracle::{Expected, Judgement};
 
 /// Characters of a finding's title in a table.
@@ -144,20 +144,25 @@ pub fn run(report: &RunReport<'_>, color: bool) -> String {
             paint(&format!("NOT as expected: {expected}"), "31;1", color)
         ),
     };
-    if !j.evidence.is_empty() {
-        text += "  evidence\n";
-    }
-    for line in &j.evidence {
-        let _ = writeln!(text, "    {line}");
-    }
-    if !j.findings.is_empty() {
-        text += "  findings\n";
-    }
-    for group in groups(&j.findings) {
-        finding(&mut text, &group);
-    }
+    body(&mut text, &j.evidence, &j.findings);
     let _ = writeln!(text, "  files     {}", report.files.display());
     text
+}
+
+/// Evidence and findings.
+pub(super) fn body(text: &mut String, evidence: &[String], findings: &[Finding]) {
+    if !evidence.is_empty() {
+        *text += "  evidence\n";
+    }
+    for line in evidence {
+        let _ = writeln!(text, "    {line}");
+    }
+    if !findings.is_empty() {
+        *text += "  findings\n";
+    }
+    for group in groups(findings) {
+        finding(text, &group);
+    }
 }
 
 /// Findings that differ only in their round and place, wanted ones first.
@@ -230,6 +235,40 @@ fn finding(text: &mut String, group: &[&Finding]) {
     if let Some(reason) = &first.reason {
         let _ = writeln!(text, "            {reason}");
     }
+    for line in frames(first) {
+        let _ = writeln!(text, "            {line}");
+    }
+}
+
+/// Frames that are printed of a finding.
+const FRAMES: usize = 3;
+/// Inlined functions that are printed of a frame.
+const INLINED: usize = 2;
+
+/// The first frames that tell something and have a place in the source: `device_del drivers/base/core.c:3845`.
+fn frames(finding: &Finding) -> Vec<String> {
+    let telling = finding.frame.as_deref().and_then(|function| {
+        finding
+            .stack
+            .iter()
+            .position(|frame| frame.text.split('+').next() == Some(function))
+    });
+    let at = |place: &Place| format!("{} {}:{}", place.function, place.file, place.line);
+    let frames = finding.stack.iter().skip(telling.unwrap_or_default());
+    frames
+        .take(FRAMES)
+        .filter_map(|frame| {
+            let (last, inlined) = frame.places.split_last()?;
+            if inlined.is_empty() {
+                return Some(at(last));
+            }
+            let mut names: Vec<String> = inlined.iter().take(INLINED).map(at).collect();
+            if inlined.len() > INLINED {
+                names.push(format!("{} more", inlined.len() - INLINED));
+            }
+            Some(format!("{} (inlined: {})", at(last), names.join(", ")))
+        })
+        .collect()
 }
 
 /// A finding in a line: `REFCOUNT: PF reference count 4 -> 3, expected 4`.

@@ -20,6 +20,7 @@ use crate::kernel::BuiltKernel;
 use crate::oracle::{FEW_PROBES, Judgement, KnownIssues, judge, judge_round, shows_double_removal};
 use crate::qemu::{Accel, QemuBinary};
 use crate::scenario::{Scenario, Schedule};
+use crate::symbols;
 
 use rounds::Course;
 
@@ -256,7 +257,14 @@ impl<'a> Session<'a> {
             source,
         })?;
         let config = &self.config;
-        let judgement = judge(config.scenario, &all, &bytes, config.known);
+        let mut judgement = judge(config.scenario, &all, &bytes, config.known);
+        let symbols = &config.kernel.symbols;
+        // A kernel that was built before symbols were kept has none: its frames stay as the kernel printed them.
+        if symbols.exists() {
+            if let Err(error) = symbols::fill_from(&mut judgement.findings, &bytes, symbols) {
+                log::warn!("no lines of source for the findings: {error}");
+            }
+        }
         let seconds = self.start.elapsed().as_secs_f64();
         conclude(
             &mut all,
