@@ -58,9 +58,10 @@ pub(crate) mod builder;
 #[cfg(test)]
 mod tests;
 
-pub use console::Console;
+pub use console::{Console, Scan};
 pub use expect::{ExpectError, Expectations};
 pub use invariants::shows_double_removal;
 pub use known::{KnownError, KnownIssues};
 pub use report::Report;
+pub use rules::rules_page;
 pub use verdict::{Judgement, judge, judge_round};
