@@ -4,7 +4,7 @@
 
 mod page;
 
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind};
 use regex::Regex;
@@ -76,6 +76,8 @@ pub(super) enum Flag {
     Joins,
 }
 
+type LazyLine = OnceLock<Option<ByteRegex>>;
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -90,7 +92,8 @@ pub(super) struct Rules {
     /// Every word of every rule, and which rule each is of.
     words: AhoCorasick,
     of: Vec<usize>,
-    lines: Vec<ByteRegex>,
+    /// Compiled when first needed, since most consoles need few.
+    lines: Vec<LazyLine>,
     inside: Vec<Option<Regex>>,
     plumbing: Regex,
     wrapper: Regex,
@@ -129,10 +132,6 @@ impl Rules {
             .rule
             .iter()
             .map(|r| r.inside.as_deref().map(Regex::new).transpose());
-        let lines = file
-            .rule
-            .iter()
-            .map(|r| RegexBuilder::new(&r.line).unicode(false).build());
         let words = file.rule.iter().enumerate();
         let words = words.flat_map(|(n, rule)| rule.words.iter().map(move |word| (n, word)));
         let (of, words): (Vec<usize>, Vec<&String>) = words.unzip();
@@ -141,7 +140,7 @@ impl Rules {
                 .kind(Some(AhoCorasickKind::DFA))
                 .build(words)?,
             of,
-            lines: lines.collect::<Result<_, _>>()?,
+            lines: file.rule.iter().map(|_| LazyLine::new()).collect(),
             inside: inside.collect::<Result<_, _>>()?,
             plumbing: Regex::new(&file.plumbing)?,
             wrapper: Regex::new(&file.wrapper)?,
@@ -174,8 +173,18 @@ impl Rules {
                 Some(inside) => innermost.is_some_and(|f| inside.is_match(f)),
             };
             let rule = self.rules.get(number)?;
-            (fits && self.lines.get(number)?.is_match(line)).then_some(Headline { number, rule })
+            (fits && self.line(number)?.is_match(line)).then_some(Headline { number, rule })
         })
+    }
+
+    /// The expression of a rule. A unit test compiles all of them.
+    pub(super) fn line(&self, number: usize) -> Option<&ByteRegex> {
+        let rule = self.rules.get(number)?;
+        let line = self.lines.get(number)?.get_or_init(|| {
+            let line = RegexBuilder::new(&rule.line).unicode(false).build();
+            line.map_err(|e| log::error!("rule {}: {e}", rule.id)).ok()
+        });
+        line.as_ref()
     }
 
     /// The rule with this number.

@@ -56,6 +56,8 @@ pub struct Line {
     pub writer: Writer,
     /// It has no end: the next line began in the middle of it.
     pub torn: bool,
+    /// It has no end: the console ends within it.
+    pub unfinished: bool,
 }
 
 /// The lines of a console that is complete.
@@ -148,6 +150,7 @@ impl Iterator for Lines<'_> {
             time: None,
             writer: Writer::Bare,
             torn: false,
+            unfinished: self.next == self.end,
         };
         let whole = self.part(start..self.end);
         match stamp::printk(whole) {
@@ -159,6 +162,7 @@ impl Iterator for Lines<'_> {
                     line.span.end = at;
                     line.text.end = at;
                     line.torn = true;
+                    line.unfinished = false;
                 }
             }
             None => match self.find_kernel(start) {

@@ -40,6 +40,8 @@ pub struct Scan {
     kinds: HashMap<(usize, bool, Option<String>), u32>,
     omitted: u64,
     gaps: usize,
+    /// Of the last line that has one, in microseconds.
+    time: u64,
     /// Lines with a time of printk's, and how many of them have a caller.
     stamped: usize,
     called: usize,
@@ -83,8 +85,9 @@ impl Scan {
         if line.writer == Writer::Program {
             return;
         }
-        if line.time.is_some() {
+        if let Some(time) = line.time {
             self.stamped += 1;
+            self.time = time;
         }
         if line.writer.is_caller() {
             self.called += 1;
@@ -161,6 +164,9 @@ impl Scan {
         };
         self.gaps += usize::from(found.rule.is(Flag::Gap));
         if found.rule.is(Flag::Single) {
+            if let Some(open) = self.streams.get_mut(&line.writer).and_then(|s| s.last_mut()) {
+                open.stray();
+            }
             self.close(bytes, rules, Open::single(&found, line, text, self.gaps));
             return;
         }
@@ -182,8 +188,19 @@ impl Scan {
     ) {
         while let Some(mut open) = stream.pop() {
             match open.ends_at(line, text) {
+                // Who knows what the rest of a line that has no end would have been.
+                _ if line.unfinished => {
+                    open.push(line, text);
+                    stream.push(open);
+                    return;
+                }
                 End::Not => {
                     open.push(line, text);
+                    stream.push(open);
+                    return;
+                }
+                End::Stray => {
+                    open.stray();
                     stream.push(open);
                     return;
                 }
@@ -267,7 +284,10 @@ impl Scan {
         let rules = Rules::built_in();
         let mut streams: Vec<_> = std::mem::take(&mut self.streams).into_iter().collect();
         streams.sort_by_key(|(writer, _)| *writer);
-        for open in streams.into_iter().flat_map(|(_, stream)| stream) {
+        for mut open in streams.into_iter().flat_map(|(_, stream)| stream) {
+            if open.is_older(self.time) {
+                open.is_over();
+            }
             self.close(bytes, rules, open);
         }
         // With caller ids on, a line without one is a program's, whatever it says, except for printk's own remark that

@@ -17,8 +17,13 @@ use crate::oracle::rules::{Flag, Headline, Rule, Rules};
 const MAX_LINES: usize = 500;
 /// A caller that was silent for so many microseconds has begun something new. TCG prints a stack within some 0.1 s.
 const MAX_SILENCE: u64 = 5_000_000;
+/// A trace of which nothing came for so many microseconds has been printed; what ends the console cut nothing off.
+const TRACE_TIME: u64 = 1_000_000;
 /// Within so many lines of a headline, and before any stack, another headline can be part of the same report.
 const JOIN_LINES: usize = 12;
+/// So many lines in a row can be another CPU's, if the end of the report is marked and if it is not.
+const STRAYS_MARKED: usize = 12;
+const STRAYS: usize = 3;
 /// So many lines without a level of a stack, and without anything that belongs to a report, can follow a headline.
 const LOOSE_LINES: usize = 24;
 
@@ -37,7 +42,7 @@ fn body(text: &[u8]) -> bool {
             r"(read|write) (\(|to)|(read|write)-write|value changed|Reported by Kernel|Object |Redzone |Padding |Bytes b4|",
             r"Slab |FIX |-----|Disabling lock debugging|",
             // RCU stalls, lockups, show_all_workqueues()
-            r"rcu: \t|rcu: rcu_|rcu: (Stack|RCU|Unless|Possible)|workqueue |pool \d|Mem-Info)",
+            r"kmemleak: |rcu: \t|rcu: rcu_|rcu: (Stack|RCU|Unless|Possible)|workqueue |pool \d|Mem-Info)",
         ))
         .unicode(false)
         .build()
@@ -51,6 +56,8 @@ fn body(text: &[u8]) -> bool {
 pub(in crate::oracle) enum End {
     /// It goes on.
     Not,
+    /// Another CPU's line, without a caller that says so: not a part of it.
+    Stray,
     /// This is its last line.
     With,
     /// It ended before this line.
@@ -80,6 +87,8 @@ pub(in crate::oracle) struct Open {
     warning: bool,
     /// The headline was torn: the line behind it is its rest.
     torn: bool,
+    /// Lines since its last one that are not its.
+    strays: usize,
 }
 
 impl Open {
@@ -98,6 +107,7 @@ impl Open {
             gaps,
             warning: memmem::find(text, b"WARNING: ").is_some(),
             torn: false,
+            strays: 0,
         }
     }
 
@@ -120,6 +130,7 @@ impl Open {
 
     pub fn push(&mut self, line: &Line, text: &[u8]) {
         self.levels += usize::from(stack::is_level(text));
+        self.strays = 0;
         self.lines.push(line.text.clone());
         self.span.end = line.span.end;
         self.time = line.time.or(self.time);
@@ -145,6 +156,12 @@ impl Open {
     /// Something else follows.
     pub fn is_over(&mut self) {
         self.over = true;
+    }
+
+    /// Its last line came long before `now`: had it gone on, it would have by then.
+    pub fn is_older(&self, now: u64) -> bool {
+        self.time
+            .is_some_and(|last| now.saturating_sub(last) > TRACE_TIME)
     }
 
     /// Another headline goes with this report: `Oops: ` after `BUG: `.
@@ -197,26 +214,33 @@ impl Open {
         if text.starts_with(b"---[ end ") {
             return End::With;
         }
-        if self.levels == 0 {
-            let loose = self.lines.len() < LOOSE_LINES || body(text) || text.starts_with(b"----");
-            return match loose {
-                true => End::Not,
+        if text.starts_with(b"=========") {
+            // Its last line, or the first one of another report.
+            return match self.levels > 0 || !self.marked {
+                true => End::With,
                 false => End::Before,
             };
         }
-        if text.starts_with(b"=========") {
-            End::With
-        } else if memmem::find(text, b"[ cut here ]").is_some() {
-            match self.marked {
-                // A WARNING within it; if there is none, the next line ends it.
-                true => End::Not,
-                false => End::Before,
-            }
-        } else if body(text) {
-            End::Not
-        } else {
-            End::Before
+        let cut_here = memmem::find(text, b"[ cut here ]").is_some();
+        if body(text) || (cut_here && self.marked) {
+            // A WARNING within it may come; if there is none, what follows will end it.
+            return End::Not;
         }
+        if cut_here || text.starts_with(b"sysrq: ") {
+            return End::Before;
+        }
+        match (self.levels, self.marked) {
+            (0, _) if self.lines.len() < LOOSE_LINES => End::Not,
+            (0, _) => End::Before,
+            (_, true) if self.strays < STRAYS_MARKED => End::Stray,
+            (_, false) if self.strays < STRAYS => End::Stray,
+            _ => End::Before,
+        }
+    }
+
+    /// Counts a stray line.
+    pub fn stray(&mut self) {
+        self.strays += 1;
     }
 
     /// What it is counted under when there are too many: the rule, the place of the first level, who says so.
@@ -264,12 +288,13 @@ impl Open {
         let again = |call: &&Call| calls.iter().any(|c| c.text == call.text);
         let place = place.iter().filter(|call| !again(call));
         let frames: Vec<&Call> = place.chain(&calls).collect();
-        let fingerprint = frames
+        let mut fingerprint: Vec<String> = frames
             .iter()
             .filter(|call| !rules.is_plumbing(&call.function))
-            .take(FINGERPRINT)
             .map(|call| call.function.clone())
             .collect();
+        fingerprint.dedup();
+        fingerprint.truncate(FINGERPRINT);
         let text: Vec<Cow<'_, str>> = lines.iter().map(|l| String::from_utf8_lossy(l)).collect();
         let missing = gaps != self.gaps && !rule.is(Flag::Single);
         Some(Report {
@@ -284,7 +309,7 @@ impl Open {
             lockdep: None,
             span: self.span.clone(),
             text: text.join("\n"),
-            complete: !missing && (self.ended || (!self.marked && self.over && self.levels > 0)),
+            complete: !missing && (self.ended || (!self.marked && (self.over || self.strays > 0) && self.levels > 0)),
             writer: self.writer,
             followed: false,
             flags: rule.flags.clone(),

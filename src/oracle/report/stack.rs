@@ -79,6 +79,7 @@ fn call(bytes: &[u8]) -> Option<Call> {
 /// What stands in front of a reliable level: blanks, on s390x and old x86 ` [<000003ffe04ef6f4>] `. `? ` and `([<...>]`
 /// mark levels that are only remains in the stack.
 fn level_at(text: &[u8]) -> Option<&[u8]> {
+    let text = text.strip_prefix(b"kmemleak:").unwrap_or(text);
     let blanks = text.iter().take_while(|b| matches!(**b, b' ' | b'\t')).count();
     if blanks == 0 {
         return None;
