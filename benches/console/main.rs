@@ -64,7 +64,10 @@ fn callers() -> Vec<u8> {
         if console.len() >= SIZE {
             break;
         }
-        let line = format!("[    5.000000][{:>6}] BUG: KASAN: x in f+0x1/0x2\n", format!("T{n}"));
+        let line = format!(
+            "[    5.000000][{:>6}] BUG: KASAN: x in f+0x1/0x2\n",
+            format!("T{n}")
+        );
         console.extend_from_slice(line.as_bytes());
     }
     console
@@ -76,8 +79,14 @@ fn judge(c: &mut Criterion) {
         ("ordinary", ordinary(20_000, &report)),
         ("dense", ordinary(200, &report)),
         ("reports only", repeated(&report)),
-        ("headlines only", repeated(b"BUG: KASAN: slab-use-after-free in device_del+0x835/0x8c0\n")),
-        ("frames only", repeated(b"[    5.625410][   T93]  device_del+0x835/0x8c0\n")),
+        (
+            "headlines only",
+            repeated(b"BUG: KASAN: slab-use-after-free in device_del+0x835/0x8c0\n"),
+        ),
+        (
+            "frames only",
+            repeated(b"[    5.625410][   T93]  device_del+0x835/0x8c0\n"),
+        ),
         ("one line", repeated(b"x[ BUG WARNING: INFO: ")),
         ("brackets", repeated(b"[")),
         ("prefixes", repeated(b"[    5.625410][   T93] ")),

@@ -27,9 +27,9 @@ const TABLE: &str = concat!(
 );
 /// Longer lines are not searched as a whole, only around the first word of a rule. The kernel's have at most 2048 bytes
 /// (kernel/printk/internal.h, PRINTK_MESSAGE_MAX).
-const LONG_LINE: usize = 4096;
-/// So much in front of that word, and so much altogether.
-const AROUND: (usize, usize) = (256, 2304);
+pub(super) const LONG_LINE: usize = 4096;
+/// So much in front of that word.
+const AROUND: usize = 256;
 
 /// One kind of headline.
 #[derive(Clone, Debug, Deserialize)]
@@ -106,6 +106,8 @@ pub(super) struct Headline<'a> {
     pub number: usize,
     /// The rule.
     pub rule: &'a Rule,
+    /// In a line that is too long to be the kernel's: where the part begins that it was found in. Otherwise 0.
+    pub from: usize,
 }
 
 impl Rule {
@@ -117,12 +119,11 @@ impl Rule {
 impl Rules {
     /// The table that comes with the program.
     pub(super) fn built_in() -> &'static Rules {
-        static RULES: LazyLock<Rules> =
-            LazyLock::new(|| match Rules::compile(TABLE) {
-                Ok(rules) => rules,
-                // The table is part of the program and a unit test compiles it.
-                Err(e) => unreachable!("rules.toml: {e}"),
-            });
+        static RULES: LazyLock<Rules> = LazyLock::new(|| match Rules::compile(TABLE) {
+            Ok(rules) => rules,
+            // The table is part of the program and a unit test compiles it.
+            Err(e) => unreachable!("rules.toml: {e}"),
+        });
         &RULES
     }
 
@@ -152,14 +153,11 @@ impl Rules {
     pub(super) fn headline(&self, line: &[u8], innermost: Option<&str>) -> Option<Headline<'_>> {
         // Nearly every line has none of the words.
         let first = self.words.find(line)?;
-        let line: &[u8] = match line.len() > LONG_LINE {
-            true => {
-                let from = first.start().saturating_sub(AROUND.0);
-                let to = line.len().min(from + AROUND.1);
-                line.get(from..to)?
-            }
-            false => line,
+        let from = match line.len() > LONG_LINE {
+            true => first.start().saturating_sub(AROUND),
+            false => 0,
         };
+        let line = line.get(from..line.len().min(from + LONG_LINE))?;
         let mut rules: Vec<usize> = self
             .words
             .find_overlapping_iter(line)
@@ -173,7 +171,7 @@ impl Rules {
                 Some(inside) => innermost.is_some_and(|f| inside.is_match(f)),
             };
             let rule = self.rules.get(number)?;
-            (fits && self.line(number)?.is_match(line)).then_some(Headline { number, rule })
+            (fits && self.line(number)?.is_match(line)).then_some(Headline { number, rule, from })
         })
     }
 

@@ -116,22 +116,34 @@ impl Scan {
 
     /// A line without a prefix, behind one that was cut by another CPU's: probably its rest. It can complete a headline,
     /// and it cannot end anything.
-    fn rest_of_torn(&mut self, bytes: &[u8], rules: &Rules, line: &Line, first: &Line, text: &[u8]) {
+    fn rest_of_torn(
+        &mut self,
+        bytes: &[u8],
+        rules: &Rules,
+        line: &Line,
+        first: &Line,
+        text: &[u8],
+    ) {
         let alone = rules.headline(text, None);
         if alone.is_none() {
-            let open = self.streams.get_mut(&first.writer).and_then(|s| s.last_mut());
+            let open = self
+                .streams
+                .get_mut(&first.writer)
+                .and_then(|s| s.last_mut());
             if let Some(open) = open.filter(|open| open.begins_with(first)) {
                 open.push_rest(line, text);
                 return;
             }
             let begun = plain(bytes.get(first.text.clone()).unwrap_or_default());
             let whole = [&begun, text].concat();
-            if let (None, Some(found)) = (
-                rules.headline(&begun, None),
-                rules.headline(&whole, None),
-            ) {
+            if let (None, Some(found)) =
+                (rules.headline(&begun, None), rules.headline(&whole, None))
+            {
                 self.feed(bytes, rules, first, &whole, Some(found));
-                let open = self.streams.get_mut(&first.writer).and_then(|s| s.last_mut());
+                let open = self
+                    .streams
+                    .get_mut(&first.writer)
+                    .and_then(|s| s.last_mut());
                 if let Some(open) = open.filter(|open| open.begins_with(first)) {
                     open.push_rest(line, text);
                 }
@@ -164,7 +176,11 @@ impl Scan {
         };
         self.gaps += usize::from(found.rule.is(Flag::Gap));
         if found.rule.is(Flag::Single) {
-            if let Some(open) = self.streams.get_mut(&line.writer).and_then(|s| s.last_mut()) {
+            if let Some(open) = self
+                .streams
+                .get_mut(&line.writer)
+                .and_then(|s| s.last_mut())
+            {
                 open.stray();
             }
             self.close(bytes, rules, Open::single(&found, line, text, self.gaps));

@@ -95,10 +95,7 @@ fn number(bytes: &[u8]) -> Option<(u64, usize)> {
         return None;
     }
     let value = bytes.iter().take(digits);
-    Some((
-        value.fold(0, |n, b| n * 10 + u64::from(b - b'0')),
-        digits,
-    ))
+    Some((value.fold(0, |n, b| n * 10 + u64::from(b - b'0')), digits))
 }
 
 /// `host kernel: `, its length.
@@ -106,7 +103,10 @@ fn tagged(bytes: &[u8]) -> usize {
     let Some(blank) = bytes.iter().take(64).position(|b| *b == b' ') else {
         return 0;
     };
-    match bytes.get(blank..).is_some_and(|r| r.starts_with(b" kernel: ")) {
+    match bytes
+        .get(blank..)
+        .is_some_and(|r| r.starts_with(b" kernel: "))
+    {
         true if blank > 0 => blank + 9,
         _ => 0,
     }
@@ -132,7 +132,9 @@ fn patterns() -> Option<&'static (Regex, Regex)> {
                 r"(?:<\d{1,3}>|(?:kern|user|daemon) *:(?:emerg|alert|crit|err|warn|notice|info|debug) *: )?",
             ))?,
             // syslog and journalctl: `Nov 24 22:32:22 host kernel: `, `... host sshd[12]: `
-            compile(r"^[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d(?:\.\d{1,6})? (?:(\S{1,64}) ([^\s:\[]{1,64})(?:\[\d+\])?: )?")?,
+            compile(
+                r"^[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d(?:\.\d{1,6})? (?:(\S{1,64}) ([^\s:\[]{1,64})(?:\[\d+\])?: )?",
+            )?,
         ))
     });
     PATTERNS.as_ref()

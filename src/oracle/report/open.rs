@@ -11,7 +11,7 @@ use regex::bytes::{Regex, RegexBuilder};
 use super::stack::{self, Call};
 use super::{FINGERPRINT, Report};
 use crate::oracle::console::{Line, Writer, plain};
-use crate::oracle::rules::{Flag, Headline, Rule, Rules};
+use crate::oracle::rules::{Flag, Headline, LONG_LINE, Rule, Rules};
 
 /// A report is at most this long; lockdep's with two chains and KASAN's with three stacks have some 200 lines.
 const MAX_LINES: usize = 500;
@@ -91,13 +91,19 @@ pub(in crate::oracle) struct Open {
     strays: usize,
 }
 
+/// The text of a line from `from` on, or what of it can be the kernel's.
+fn short(line: &Line, from: usize) -> Range<usize> {
+    let start = line.text.end.min(line.text.start + from);
+    start..line.text.end.min(start + LONG_LINE)
+}
+
 impl Open {
     pub fn new(rule: &Headline<'_>, line: &Line, text: &[u8], gaps: usize) -> Self {
         Open {
             rule: rule.number,
             writer: line.writer,
             headline: 0,
-            lines: vec![line.text.clone()],
+            lines: vec![short(line, rule.from)],
             span: line.span.start..line.span.end,
             time: line.time,
             levels: 0,
@@ -131,14 +137,14 @@ impl Open {
     pub fn push(&mut self, line: &Line, text: &[u8]) {
         self.levels += usize::from(stack::is_level(text));
         self.strays = 0;
-        self.lines.push(line.text.clone());
+        self.lines.push(short(line, 0));
         self.span.end = line.span.end;
         self.time = line.time.or(self.time);
     }
 
     /// This line is its headline, and nothing else came yet.
     pub fn begins_with(&self, line: &Line) -> bool {
-        self.lines.len() == 1 && self.lines.first() == Some(&line.text)
+        self.lines.len() == 1 && self.span.start == line.span.start
     }
 
     /// The rest of its headline, which another line cut.
@@ -263,7 +269,9 @@ impl Open {
             .iter()
             .map(|range| plain(bytes.get(range.clone()).unwrap_or_default()))
             .collect::<Vec<_>>();
-        let mut title = lines.get(self.headline).map_or(Vec::new(), |line| line.to_vec());
+        let mut title = lines
+            .get(self.headline)
+            .map_or(Vec::new(), |line| line.to_vec());
         if self.torn {
             title.extend(lines.get(1).into_iter().flat_map(|line| line.iter()));
         }
@@ -309,7 +317,9 @@ impl Open {
             lockdep: None,
             span: self.span.clone(),
             text: text.join("\n"),
-            complete: !missing && (self.ended || (!self.marked && (self.over || self.strays > 0) && self.levels > 0)),
+            complete: !missing
+                && (self.ended
+                    || (!self.marked && (self.over || self.strays > 0) && self.levels > 0)),
             writer: self.writer,
             followed: false,
             flags: rule.flags.clone(),

@@ -80,7 +80,10 @@ fn call(bytes: &[u8]) -> Option<Call> {
 /// mark levels that are only remains in the stack.
 fn level_at(text: &[u8]) -> Option<&[u8]> {
     let text = text.strip_prefix(b"kmemleak:").unwrap_or(text);
-    let blanks = text.iter().take_while(|b| matches!(**b, b' ' | b'\t')).count();
+    let blanks = text
+        .iter()
+        .take_while(|b| matches!(**b, b' ' | b'\t'))
+        .count();
     if blanks == 0 {
         return None;
     }

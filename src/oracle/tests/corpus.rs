@@ -103,7 +103,12 @@ fn passes(console: &[u8]) -> bool {
 
     tape.console.extend_from_slice(console);
 
-    let judgement = judge(&scenario, &tape.events, &tape.console, &KnownIssues::default());
+    let judgement = judge(
+        &scenario,
+        &tape.events,
+        &tape.console,
+        &KnownIssues::default(),
+    );
     assert!(judgement.verdict != Verdict::Infra);
     judgement.verdict == Verdict::Pass
 }
@@ -207,12 +212,19 @@ fn a_cut_console_keeps_its_findings_and_says_that_it_is_cut() {
                 if headline_end(&fixture.bytes, report) > cut {
                     continue;
                 }
-                let found = part.armed.iter().find(|r| r.span.start == report.span.start);
+                let found = part
+                    .armed
+                    .iter()
+                    .find(|r| r.span.start == report.span.start);
                 let found =
                     found.unwrap_or_else(|| panic!("{} at {cut}: {}", fixture.name, report.title));
                 // Cut in the middle of the report.
                 if report.complete && cut < report.span.end && !report.is(Flag::Single) {
-                    assert!(!found.complete, "{} at {cut}: {}", fixture.name, found.title);
+                    assert!(
+                        !found.complete,
+                        "{} at {cut}: {}",
+                        fixture.name, found.title
+                    );
                 }
             }
         }

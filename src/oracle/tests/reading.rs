@@ -23,7 +23,10 @@ fn what_stands_in_front_of_a_line_says_who_wrote_it() {
         ("[12345.625410] x\n", Writer::Kernel),
         ("<4>[    5.625410] x\n", Writer::Kernel),
         ("kern  :warn  : [    5.625410] x\n", Writer::Kernel),
-        ("2026-11-24T22:32:22.123 [    5.625410][   T93] x", Writer::Task(93)),
+        (
+            "2026-11-24T22:32:22.123 [    5.625410][   T93] x",
+            Writer::Task(93),
+        ),
         ("\x1b[32m[    5.625410] \x1b[0mx\n", Writer::Kernel),
         ("[    5.625410] guest kernel: x\n", Writer::Kernel),
         ("Nov 24 22:32:22 guest kernel: x\n", Writer::Kernel),
@@ -58,7 +61,9 @@ fn what_stands_in_front_of_a_line_says_who_wrote_it() {
 #[test]
 fn lockdep_is_on_up_to_the_line_that_turns_it_off() {
     let warning = |time: u32, line: u32| {
-        format!("[{time:5}.000000][   T93] WARNING: net/core/dev.c:{line} at f+0x1/0x2, CPU#0: sh/93\n[{time:5}.000001][   T93] ---[ end trace 0 ]---\n")
+        format!(
+            "[{time:5}.000000][   T93] WARNING: net/core/dev.c:{line} at f+0x1/0x2, CPU#0: sh/93\n[{time:5}.000001][   T93] ---[ end trace 0 ]---\n"
+        )
     };
     let splat = "[    3.000000][   T94] WARNING: possible recursive locking detected\n";
     let off = "[    3.000000][   T94] Disabling lock debugging due to kernel taint\n";
@@ -104,7 +109,23 @@ fn so_many_reports_of_a_kind_are_counted_only() {
     let console = Console::read(text.as_bytes(), Some(0));
     assert!(console.armed.len() < 1000);
     assert_eq!(console.armed.len() as u64 + console.omitted, 5000);
-    assert!(console.gap.is_some(), "a run with such a console cannot pass");
+    assert!(
+        console.gap.is_some(),
+        "a run with such a console cannot pass"
+    );
+}
+
+#[test]
+fn a_headline_in_a_line_that_never_ends_is_found() {
+    let text = format!(
+        "{}BUG: KASAN: slab-use-after-free in device_del+0x1/0x2{}",
+        "x".repeat(100_000),
+        "y".repeat(100_000)
+    );
+    let console = Console::read(text.as_bytes(), Some(0));
+    assert_eq!(console.armed[0].rule, "kasan-free");
+    assert!(console.armed[0].text.len() < 5000);
+    assert!(console.armed[0].text.contains("in device_del+0x1/0x2"));
 }
 
 #[test]
@@ -162,7 +183,10 @@ fn a_finding_says_what_was_known_around_it() {
     assert_eq!(alone.taint.as_deref(), Some("G           O"));
     assert_eq!(alone.fingerprint, ["device_del", "pci_remove_bus_device"]);
     let stack: Vec<&str> = alone.stack.iter().map(|f| f.text.as_str()).collect();
-    assert_eq!(stack, ["device_del+0x1/0x2", "pci_remove_bus_device+0x3/0x4"]);
+    assert_eq!(
+        stack,
+        ["device_del+0x1/0x2", "pci_remove_bus_device+0x3/0x4"]
+    );
     assert_eq!(alone.lockdep, None);
 
     tape.phase(Phase::Settle, 1);
