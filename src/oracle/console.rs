@@ -2,80 +2,22 @@
 //! The guest's console: raw bytes to lines, lines to one stream a caller, streams to reports.
 //!
 //! Nothing is trusted: a console may be cut anywhere, two CPUs may print at once, programs write between the kernel's
-//! lines, and any byte can come. Every line keeps its place in the file.
+//! lines, and any byte can come. Every line keeps its place in the file. One pass, nothing is copied but the reports.
 
-use std::collections::BTreeMap;
+mod lines;
+mod scan;
+mod stamp;
+
+use std::borrow::Cow;
 use std::ops::Range;
-use std::sync::LazyLock;
 
-use regex::bytes::Regex;
+use memchr::memchr;
 
-use super::report::{Report, reports};
-use super::rules::{Flag, Rules};
+pub use lines::{Line, Lines, Writer, lines};
+pub use scan::Scan;
 
-/// A line, or the part of a line that one writer wrote.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Line {
-    /// Its bytes in the console, with the line's end. The spans of all lines follow each other without a gap.
-    pub span: Range<usize>,
-    /// Seconds since boot, if the kernel printed them.
-    pub time: Option<f64>,
-    /// printk's caller (`T93` a task, `C0` a CPU), if the kernel printed it (CONFIG_PRINTK_CALLER).
-    pub caller: Option<String>,
-    /// The text behind these, without the end of the line; invalid UTF-8 is replaced.
-    pub text: String,
-}
-
-/// `[    5.625410][   T93] ` or `[    5.625410] `, where printk's time is on.
-fn prefix() -> Option<&'static Regex> {
-    static PREFIX: LazyLock<Option<Regex>> =
-        LazyLock::new(|| Regex::new(r"(?-u)\[ *(\d{1,9}\.\d{6})\](?:\[ *([TC]\d{1,9})\])? ?").ok());
-    PREFIX.as_ref()
-}
-
-/// Splits a console into lines; text that a program wrote in front of a kernel line becomes a line of its own.
-pub fn lines(bytes: &[u8]) -> Vec<Line> {
-    let mut lines = Vec::new();
-    let mut start = 0;
-    for piece in bytes.split_inclusive(|b| *b == b'\n') {
-        let end = start + piece.len();
-        let found = prefix()
-            .and_then(|p| p.captures(piece))
-            .and_then(|c| Some((c.get(0)?, c)));
-        match found {
-            Some((whole, captures)) => {
-                if whole.start() > 0 {
-                    lines.push(line(
-                        piece.get(..whole.start()),
-                        start..start + whole.start(),
-                    ));
-                }
-                let mut kernel = line(piece.get(whole.end()..), start + whole.start()..end);
-                let part = |n| {
-                    captures
-                        .get(n)
-                        .and_then(|m| std::str::from_utf8(m.as_bytes()).ok())
-                };
-                kernel.time = part(1).and_then(|t| t.parse().ok());
-                kernel.caller = part(2).map(str::to_owned);
-                lines.push(kernel);
-            }
-            None => lines.push(line(Some(piece), start..end)),
-        }
-        start = end;
-    }
-    lines
-}
-
-fn line(bytes: Option<&[u8]>, span: Range<usize>) -> Line {
-    let text = String::from_utf8_lossy(bytes.unwrap_or_default());
-    Line {
-        span,
-        time: None,
-        caller: None,
-        text: text.trim_end_matches(['\r', '\n']).to_owned(),
-    }
-}
+use super::report::Report;
+use super::rules::Flag;
 
 /// A console that has been read.
 #[derive(Clone, Debug, Default)]
@@ -84,49 +26,94 @@ pub struct Console {
     pub before: Vec<Report>,
     /// Reports that began after: these count.
     pub armed: Vec<Report>,
-    /// The kernel has stopped to check locks (the line that says so); after that, silence of lockdep means nothing.
+    /// The kernel has stopped to check locks (the line that says so, or the report of lockdep's that was its last); after
+    /// that, silence of lockdep means nothing.
     pub blind: Option<String>,
+    /// Where that line is: it begins at this byte.
+    pub blind_at: Option<usize>,
     /// Parts of the console are missing since the run was armed (the line that says so).
     pub gap: Option<String>,
+    /// Where it says so, in bytes; at most [`MAX_GAPS`] places.
+    pub gaps: Vec<Range<usize>>,
+    /// So many reports are not listed, because there were too many of their kind. If there are any, `gap` says so too.
+    pub omitted: u64,
 }
+
+/// More places are not listed in [`Console::gaps`].
+pub const MAX_GAPS: usize = 1000;
 
 impl Console {
     /// Reads a console. `armed` is the length that it had when the run was armed; `None` if it never was.
     pub fn read(bytes: &[u8], armed: Option<u64>) -> Console {
-        let armed = armed.map_or(bytes.len(), |n| usize::try_from(n).unwrap_or(usize::MAX));
-        let mut streams: BTreeMap<Option<String>, Vec<Line>> = BTreeMap::new();
-        let all = lines(bytes);
-        // With caller ids on, a line without one is a program's, whatever it says, except for printk's own remark that
-        // messages were dropped, which has no prefix. Without caller ids there is one stream.
-        let callers = all.iter().any(|l| l.caller.is_some());
-        for line in all {
-            streams.entry(line.caller.clone()).or_default().push(line);
-        }
-        let mut console = Console::default();
-        let mut found = Vec::new();
-        for (caller, lines) in &streams {
-            let from = found.len();
-            found.extend(reports(lines, Rules::built_in()));
-            if callers && caller.is_none() {
-                let programs = found.split_off(from);
-                found.extend(programs.into_iter().filter(|r: &Report| r.is(Flag::Gap)));
-            }
-        }
-        found.sort_by_key(|r| r.span.start);
+        let mut scan = Scan::default();
+        scan.advance_to_end(bytes);
+        scan.console(bytes, armed)
+    }
+
+    /// Sorts what was found, in the order of the console, into what counts and what does not.
+    fn sorted(found: Vec<Report>, armed: usize, omitted: u64) -> Console {
+        let mut console = Console {
+            omitted,
+            ..Console::default()
+        };
+        // The line that says so is worth more than a report that implies it.
+        let says = |r: &&Report| r.is(Flag::Blind) || r.is(Flag::Splat);
+        let off = found.iter().find(says);
+        let off = off.or(found.iter().find(|r| r.is(Flag::Stops)));
+        console.blind = off.map(|r| r.title.clone());
+        console.blind_at = off.map(|r| r.span.start);
         for report in found {
             let counts = report.span.start >= armed;
-            if report.is(Flag::Blind) {
-                console.blind.get_or_insert_with(|| report.title.clone());
-            } else if report.is(Flag::Gap) {
+            let blind = report.is(Flag::Blind);
+            if blind || report.is(Flag::Sees) {
+                continue;
+            }
+            if report.is(Flag::Gap) {
                 if counts {
-                    console.gap.get_or_insert_with(|| report.title.clone());
+                    console.gap.get_or_insert(report.title);
+                    if console.gaps.len() < MAX_GAPS {
+                        console.gaps.push(report.span);
+                    }
                 }
             } else if counts {
                 console.armed.push(report);
-            } else if report.rule != "reboot" {
+            } else if !report.is(Flag::Boot) {
                 console.before.push(report);
             }
         }
+        if omitted > 0 {
+            console
+                .gap
+                .get_or_insert_with(|| format!("{omitted} more reports of the same kinds"));
+        }
         console
     }
+}
+
+/// A text without escape sequences: `ESC [ ... letter`, and `ESC` with one more byte.
+pub(super) fn plain(text: &[u8]) -> Cow<'_, [u8]> {
+    if memchr(0x1b, text).is_none() {
+        return Cow::Borrowed(text);
+    }
+    let mut plain = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((first, tail)) = rest.split_first() {
+        if *first != 0x1b {
+            plain.push(*first);
+            rest = tail;
+            continue;
+        }
+        rest = match tail.split_first() {
+            Some((b'[', parameters)) => {
+                let length = parameters
+                    .iter()
+                    .take_while(|b| matches!(**b, 0x20..=0x3f))
+                    .count();
+                parameters.get(length + 1..).unwrap_or_default()
+            }
+            Some((_, tail)) => tail,
+            None => tail,
+        };
+    }
+    Cow::Owned(plain)
 }

@@ -65,9 +65,10 @@ pub(crate) mod builder;
 #[cfg(test)]
 mod tests;
 
-pub use console::Console;
+pub use console::{Console, Scan};
 pub use expect::{ExpectError, Expectations, Expected};
 pub use invariants::{FEW_PROBES, shows_double_removal};
 pub use known::{KnownError, KnownIssues};
 pub use report::Report;
+pub use rules::rules_page;
 pub use verdict::{Judgement, judge, judge_round};

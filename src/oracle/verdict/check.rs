@@ -3,7 +3,9 @@
 
 use super::words;
 use super::{Case, FinalRemoval};
-use crate::event::{Class, EventKind, Finding, FunctionId, HangKind, Phase, Standing};
+use crate::event::{
+    Class, Event, EventKind, Finding, Frame, FunctionId, HangKind, Observation, Phase, Standing,
+};
 use crate::oracle::invariants::{LockState, Round, records};
 use crate::oracle::removals::DELETE;
 use crate::oracle::report::Report;
@@ -102,14 +104,86 @@ impl Case<'_> {
         for report in &self.console.armed {
             let round = self.round_of(report.span.start as u64);
             let (standing, reason) = self.standing(report, round, cause.as_ref());
+            let level = |text: &String| Frame {
+                text: text.clone(),
+                places: Vec::new(),
+            };
             findings.push(Finding {
                 frame: report.frame.clone(),
                 round,
                 console: Some((report.span.start as u64, report.span.end as u64)),
                 reason,
+                point: self.point_before(report.span.start as u64),
+                stack: report.frames.iter().map(level).collect(),
+                fingerprint: report.fingerprint.clone(),
+                taint: report.taint.clone(),
+                lockdep: report.lockdep,
+                alive: self.alive_after(report),
                 ..Finding::new(report.class, report.title.clone(), standing)
             });
         }
+    }
+
+    /// Where in the recording the console had grown beyond `at`: what comes from there on was later than that place. The
+    /// order within a phase is not known.
+    fn phase_behind(&self, at: u64) -> Option<usize> {
+        self.events
+            .iter()
+            .position(|e| matches!(e.kind, EventKind::Phase { console, .. } if console > at))
+    }
+
+    /// The last point that was reached in the round of a place in the console, up to the end of the phase in which that
+    /// was printed.
+    fn point_before(&self, at: u64) -> Option<String> {
+        let end = self.phase_behind(at).unwrap_or(self.events.len());
+        let events = self.events.get(..end).unwrap_or_default();
+        let armed = |e: &Event| {
+            matches!(
+                e.kind,
+                EventKind::Phase {
+                    phase: Phase::Armed,
+                    ..
+                }
+            )
+        };
+        let from = events.iter().rposition(armed)?;
+        let round = events.get(from..).unwrap_or_default();
+        round.iter().rev().find_map(|e| match &e.kind {
+            EventKind::PointReached { point } => Some(point.clone()),
+            EventKind::Guest(record) => match &record.what {
+                Observation::Point { point } => Some(point.clone()),
+                _ => None,
+            },
+            _ => None,
+        })
+    }
+
+    /// Whether the guest went on after a report: its module reported something in a later phase, or another caller
+    /// printed something after one that is fatal. It did not if the kernel stopped, or if nothing came any more and the
+    /// run was cut for that.
+    fn alive_after(&self, report: &Report) -> Option<bool> {
+        let behind = self.phase_behind(report.span.start as u64);
+        let later = behind.and_then(|from| self.events.get(from..));
+        let later = later.unwrap_or_default();
+        if records(later).next().is_some() {
+            return Some(true);
+        }
+        if report.halted() {
+            return Some(false);
+        }
+        if report.fatal() && report.followed {
+            return Some(true);
+        }
+        let silent = |e: &Event| {
+            matches!(
+                e.kind,
+                EventKind::Cut {
+                    infrastructure: false,
+                    ..
+                }
+            )
+        };
+        later.iter().any(silent).then_some(false)
     }
 
     fn standing(
