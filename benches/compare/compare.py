@@ -1,0 +1,253 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+"""What vfrace and public console parsers make of the same consoles, as Markdown.
+
+    compare.py consoles FILE...     one row a console, one column a parser
+    compare.py recordings DIR...    runs (console.log and events.jsonl): consoles in which the kernel said nothing
+    compare.py theirs DIR           vfrace on syzkaller's own test consoles (pkg/report/testdata/linux/report)
+    compare.py speed FILE...        seconds for 100 MB made of these consoles
+
+The parsers are those whose paths are in the environment, see peers.py and run.sh.
+"""
+
+import collections
+import os
+import re
+import sys
+import tempfile
+import time
+
+import peers
+
+# How a parser may call a finding of a class. Generous: a parser that says "something about locks" has caught a lockdep
+# report, and what matters here is that it was not silent and did not take it for something else.
+NAMES = {
+    "ASSERT": r"warning|sleeping|scheduling|atomic|remove",
+    "DEADLOCK": r"hung|blocked|hang|deadlock",
+    "DOUBLE-REMOVAL": r"warning|kernfs|sysfs|irq|resource|ida_|klist|kobject",
+    "LEAK": r"leak|unreferenced|unregister_netdevice|ref_tracker",
+    "LIST-CORRUPTION": r"list|general.protection|dead0000|kernel bug",
+    "LOCK-ORDER": r"lock|circular|recursi|rcu|context|non-static|inconsistent",
+    "OOPS": r"oops|bug|panic|fault|null|unable|opcode|divide|int3|stack|error|rip:|reboot",
+    "OTHER": r".",
+    "REFCOUNT": r"refcount|kobject|warning",
+    "STALL": r"lockup|stall|csd|watchdog|timed out|hung",
+    "USE-AFTER-FREE": r"free|kasan|kfence|odebug|slab|redzone|poison|bug|warning",
+    "WARN": r"warning",
+}
+# These say only that there was something.
+TELLS_NOTHING = ("xfstests", "blktests", "NIPA", "ktest.pl")
+HEADER = re.compile(r"^# ?(?:([\w-]+): *(.*))?")
+TIMED = re.compile(r"^\[ *\d+\.\d{6}\]", re.M)
+
+
+class Console:
+    """A console of a corpus, its header taken off. If the kernel printed no times, every line gets one: some parsers
+    read only lines that have it, and all are to see the same."""
+
+    def __init__(self, path, directory):
+        self.name = os.path.basename(path)
+        for suffix in (".log", ".txt"):
+            self.name = self.name.removesuffix(suffix)
+        lines = peers.text(path).splitlines(keepends=True)
+        self.says = {}
+        while lines and lines[0].startswith("#"):
+            if (found := HEADER.match(lines.pop(0))) and found.group(1):
+                self.says[found.group(1).lower()] = found.group(2).strip()
+        body = "".join(lines)
+        if not TIMED.search(body):
+            body = "".join(f"[{n / 1000:12.6f}] {line}" for n, line in enumerate(lines))
+        self.file = os.path.join(directory, self.name + ".log")
+        with open(self.file, "w", newline="") as out:
+            out.write(body)
+
+    def wanted(self, ours):
+        """The class that is right, or None where nothing is: from the header, else what vfrace says."""
+        said = self.says.get("class")
+        if said is None:
+            return (ours[0].split(":")[0] if ours else None), False
+        return (None if said.lower() in ("none", "pass", "-") else said), True
+
+
+def distinct(found):
+    counts = collections.Counter(found)
+    return [f"{title} ({n}x)" if n > 1 else title for title, n in counts.items()]
+
+
+def cell(text):
+    text = re.sub(r"\s+", " ", text).replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
+    return text if len(text) <= 90 else text[:87] + "..."
+
+
+def ask(parser, file):
+    try:
+        return parser.read(file)
+    except Exception as problem:
+        print(f"{parser.name} on {file}: {problem}", file=sys.stderr)
+        return None
+
+
+def mark(parser, wanted, found):
+    """yes, other (found something, but not by a name for this), no; false and quiet where there is nothing to find."""
+    if found is None:
+        return "failed"
+    if wanted is None:
+        return "false" if found else "quiet"
+    if not found:
+        return "no"
+    if parser.name in TELLS_NOTHING:
+        return "yes"
+    name = re.compile(NAMES.get(wanted, "."), re.I)
+    return "yes" if any(name.search(f) for f in found) else "other"
+
+
+def mark_ours(wanted, found, asserted):
+    if not asserted:
+        return ("yes" if found else "quiet") + "*"
+    if wanted is None:
+        return "false" if found else "quiet"
+    classes = [f.split(":")[0] for f in found]
+    return "yes" if wanted in classes else "other" if found else "no"
+
+
+def row(*cells):
+    print("| " + " | ".join(cells) + " |")
+
+
+def head(*cells):
+    row(*cells)
+    row(*("---" for _ in cells))
+
+
+def consoles(files, parsers):
+    ours = next((p for p in parsers if p.name == "vfrace"), None)
+    tally = {p.name: collections.Counter() for p in parsers}
+    details = []
+    with tempfile.TemporaryDirectory() as directory:
+        head("console", "what it is", *(p.name for p in parsers))
+        for path in sorted(files):
+            console = Console(path, directory)
+            answers = {p.name: ask(p, console.file) for p in parsers}
+            wanted, asserted = console.wanted((answers.get("vfrace") or []) if ours else [])
+            marks = []
+            for parser in parsers:
+                found = answers[parser.name]
+                if parser is ours:
+                    is_so = mark_ours(wanted, found or [], asserted)
+                else:
+                    is_so = mark(parser, wanted, found)
+                frame = console.says.get("frame", "-")
+                if frame not in ("", "-", "none") and any(frame in f for f in found or []):
+                    tally[parser.name]["frame"] += 1
+                tally[parser.name][is_so.rstrip("*")] += 1
+                marks.append(is_so)
+            row(console.name, wanted or "nothing", *marks)
+            details.append((console, answers))
+    print()
+    head("parser", "yes", "other", "no", "quiet", "false", "failed", "names the expected frame")
+    for parser in parsers:
+        count = tally[parser.name]
+        row(parser.name, *(str(count[k]) for k in ("yes", "other", "no", "quiet", "false", "failed", "frame")))
+    print()
+    talking = [p for p in parsers if p.name in ("vfrace", "syzkaller", "logspec", "tuxparse", "LAVA", "lkp-tests", "abrt")]
+    for console, answers in details:
+        print(f"- {console.name}")
+        for parser in talking:
+            found = distinct(answers[parser.name] or [])
+            more = f"; {len(found) - 3} more" if len(found) > 3 else ""
+            print(f"  - {parser.name}: " + ("; ".join(cell(f) for f in found[:3]) + more if found else "nothing"))
+
+
+def recordings(directories, parsers):
+    """Only those runs whose verdict needs more than the console are worth a row; `run.sh` is given such ones."""
+    ours = next(p for p in parsers if p.name == "vfrace")
+    head("run", "vfrace with the recording", *(p.name for p in parsers))
+    for directory in sorted(directories):
+        file = os.path.join(directory, "console.log")
+        judged = ours.judge(file, "--events", os.path.join(directory, "events.jsonl"))
+        classes = distinct(f["class"] for f in judged["findings"] if f.get("standing") != "known")
+        verdict = judged["verdict"] if isinstance(judged["verdict"], str) else next(iter(judged["verdict"]))
+        with tempfile.TemporaryDirectory() as scratch:
+            console = Console(file, scratch)
+            found = [ask(p, console.file) for p in parsers]
+        row(
+            os.path.basename(os.path.normpath(directory)),
+            cell(f"{verdict}: {', '.join(classes)}" if classes else str(verdict)),
+            *("failed" if f is None else cell("; ".join(distinct(f)[:2])) or "nothing" for f in found),
+        )
+
+
+def theirs(directory, parsers):
+    """syzkaller's tests: a header with TITLE (none: nothing is wrong), an empty line, the console, and sometimes the
+    report that is expected."""
+    ours = next(p for p in parsers if p.name == "vfrace")
+    kinds, missed, false, count = collections.Counter(), collections.Counter(), [], 0
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in sorted(os.listdir(directory)):
+            with open(os.path.join(directory, name), "rb") as test:
+                header, _, body = test.read().partition(b"\n\n")
+            title = re.search(rb"^TITLE: (.*)$", header, re.M)
+            file = os.path.join(scratch, name + ".log")
+            with open(file, "wb") as out:
+                out.write(body.split(b"\nREPORT:\n")[0])
+            found = ask(ours, file)
+            count += 1
+            if title is None:
+                if found:
+                    false.append(f"{name}: {found[0]}")
+                continue
+            kind = re.sub(r" in .*| (Read|Write)$", "", title.group(1).decode(errors="replace"))
+            kind = re.sub(r" (Read|Write).*", "", kind)
+            kinds[kind] += 1
+            if not found:
+                missed[kind] += 1
+    print(f"{count} consoles, {sum(kinds.values())} with a report; vfrace says nothing about {sum(missed.values())} of these,")
+    print(f"and something about {len(false)} of the others.\n")
+    head("kind (syzkaller's name)", "consoles", "of these, nothing from vfrace")
+    for kind, n in sorted(missed.items(), key=lambda item: -item[1]):
+        row(cell(kind), str(kinds[kind]), str(n))
+    for line in false:
+        print(f"- false: {cell(line)}")
+
+
+def speed(files, parsers, size=100_000_000):
+    with tempfile.TemporaryDirectory() as directory:
+        parts = [open(Console(f, directory).file, "rb").read() for f in sorted(files)]
+        big = os.path.join(directory, "big.log")
+        with open(big, "wb") as out:
+            while out.tell() < size:
+                for part in parts:
+                    out.write(part)
+        head("parser", "seconds for 100 MB", "findings")
+        for parser in parsers:
+            begun = time.monotonic()
+            found = ask(parser, big)
+            seconds = time.monotonic() - begun
+            row(parser.name, f"{seconds:.1f}", "failed" if found is None else str(len(found)))
+            sys.stdout.flush()
+
+
+def main():
+    parsers, problems = peers.installed()
+    only = os.environ.get("ONLY")
+    if only:
+        parsers = [p for p in parsers if p.name in only.split(",")]
+    for problem in problems:
+        print(f"not used: {problem}", file=sys.stderr)
+    if len(sys.argv) < 3 or not parsers:
+        sys.exit(__doc__)
+    what, *paths = sys.argv[1:]
+    if what == "consoles":
+        consoles(paths, parsers)
+    elif what == "recordings":
+        recordings(paths, parsers)
+    elif what == "theirs":
+        theirs(paths[0], parsers)
+    elif what == "speed":
+        speed(paths, parsers)
+    else:
+        sys.exit(__doc__)
+
+
+if __name__ == "__main__":
+    main()
