@@ -3,16 +3,19 @@
 """What vfrace and public console parsers make of the same consoles, as Markdown.
 
     compare.py consoles FILE...     one row a console, one column a parser
-    compare.py recordings DIR...    runs (console.log and events.jsonl): consoles in which the kernel said nothing
+    compare.py recordings DIR...    runs (console.log and events.jsonl): what needs more than the console
     compare.py theirs DIR           vfrace on syzkaller's own test consoles (pkg/report/testdata/linux/report)
     compare.py speed FILE...        seconds for 100 MB made of these consoles
 
+CALLERS=no takes printk's callers (`[   T93]`) off, which some parsers do not read. ONLY=NAME,... leaves parsers out.
 The parsers are those whose paths are in the environment, see peers.py and run.sh.
 """
 
 import collections
+import json
 import os
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -35,9 +38,12 @@ NAMES = {
     "USE-AFTER-FREE": r"free|kasan|kfence|odebug|slab|redzone|poison|bug|warning",
     "WARN": r"warning",
 }
+# Seconds that a parser gets for the long console.
+LIMIT = 300
 # These say only that there was something.
 TELLS_NOTHING = ("xfstests", "blktests", "NIPA", "ktest.pl")
 HEADER = re.compile(r"^# ?(?:([\w-]+): *(.*))?")
+CALLER = re.compile(r"^(\[ *\d+\.\d{6}\])\[ *[CT]\d+\]", re.M)
 TIMED = re.compile(r"^\[ *\d+\.\d{6}\]", re.M)
 
 
@@ -57,6 +63,8 @@ class Console:
         body = "".join(lines)
         if not TIMED.search(body):
             body = "".join(f"[{n / 1000:12.6f}] {line}" for n, line in enumerate(lines))
+        if os.environ.get("CALLERS") == "no":
+            body = CALLER.sub(r"\1", body)
         self.file = os.path.join(directory, self.name + ".log")
         with open(self.file, "w", newline="") as out:
             out.write(body)
@@ -74,9 +82,9 @@ def distinct(found):
     return [f"{title} ({n}x)" if n > 1 else title for title, n in counts.items()]
 
 
-def cell(text):
+def cell(text, most=90):
     text = re.sub(r"\s+", " ", text).replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
-    return text if len(text) <= 90 else text[:87] + "..."
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def ask(parser, file):
@@ -158,23 +166,42 @@ def consoles(files, parsers):
             print(f"  - {parser.name}: " + ("; ".join(cell(f) for f in found[:3]) + more if found else "nothing"))
 
 
+def recorded(directory):
+    """What a run was, what was judged in the end, and on what ground: the console or the guest's invariants."""
+    name, verdict, grounds = os.path.basename(directory), "none", collections.defaultdict(set)
+    with open(os.path.join(directory, "events.jsonl"), errors="replace") as events:
+        for event in map(json.loads, events):
+            if event["event"] == "run-started":
+                name = f"{event['scenario']} on {event['kernel']}"
+            elif event["event"] == "finding" and event["standing"] != "known":
+                grounds["console" if event.get("console") else "invariants"].add(event["class"])
+            elif event["event"] == "finding":
+                grounds["known"].add(event["class"])
+            elif event["event"] == "judged":
+                verdict = event["verdict"]
+    said = "; ".join(f"{ground}: {', '.join(sorted(classes))}" for ground, classes in sorted(grounds.items()))
+    return name, f"{verdict} ({said})" if said else verdict
+
+
 def recordings(directories, parsers):
-    """Only those runs whose verdict needs more than the console are worth a row; `run.sh` is given such ones."""
-    ours = next(p for p in parsers if p.name == "vfrace")
-    head("run", "vfrace with the recording", *(p.name for p in parsers))
-    for directory in sorted(directories):
-        file = os.path.join(directory, "console.log")
-        judged = ours.judge(file, "--events", os.path.join(directory, "events.jsonl"))
-        classes = distinct(f["class"] for f in judged["findings"] if f.get("standing") != "known")
-        verdict = judged["verdict"] if isinstance(judged["verdict"], str) else next(iter(judged["verdict"]))
+    head("run", "judged with the recording", *(p.name for p in parsers))
+    for directory in directories:
+        name, judged = recorded(directory)
         with tempfile.TemporaryDirectory() as scratch:
-            console = Console(file, scratch)
-            found = [ask(p, console.file) for p in parsers]
-        row(
-            os.path.basename(os.path.normpath(directory)),
-            cell(f"{verdict}: {', '.join(classes)}" if classes else str(verdict)),
-            *("failed" if f is None else cell("; ".join(distinct(f)[:2])) or "nothing" for f in found),
-        )
+            console = Console(os.path.join(directory, "console.log"), scratch)
+            answers = [ask(p, console.file) for p in parsers]
+        row(name, judged, *("failed" if a is None else short(p, a) for p, a in zip(parsers, answers)))
+
+
+def short(parser, found):
+    """Three of the distinct findings, without numbers that differ from run to run."""
+    if not found:
+        return "nothing"
+    if parser.name in TELLS_NOTHING:
+        return "something"
+    titles = [re.sub(r"-[0-9a-f]{8}$| *\[ *\d+\.\d+\](\[ *[CT]\d+\])?", "", f) for f in found]
+    titles = distinct(titles)
+    return "; ".join(cell(t, 60) for t in titles[:3]) + (f"; {len(titles) - 3} more" if len(titles) > 3 else "")
 
 
 def theirs(directory, parsers):
@@ -210,7 +237,12 @@ def theirs(directory, parsers):
         print(f"- false: {cell(line)}")
 
 
+def late(*_):
+    raise TimeoutError(f"no answer in {LIMIT} s")
+
+
 def speed(files, parsers, size=100_000_000):
+    signal.signal(signal.SIGALRM, late)
     with tempfile.TemporaryDirectory() as directory:
         parts = [open(Console(f, directory).file, "rb").read() for f in sorted(files)]
         big = os.path.join(directory, "big.log")
@@ -221,9 +253,14 @@ def speed(files, parsers, size=100_000_000):
         head("parser", "seconds for 100 MB", "findings")
         for parser in parsers:
             begun = time.monotonic()
-            found = ask(parser, big)
+            signal.alarm(LIMIT)
+            try:
+                found = ask(parser, big)
+            finally:
+                signal.alarm(0)
             seconds = time.monotonic() - begun
-            row(parser.name, f"{seconds:.1f}", "failed" if found is None else str(len(found)))
+            told = f"more than {LIMIT}" if found is None and seconds >= LIMIT else f"{seconds:.1f}"
+            row(parser.name, told, "none" if found is None else str(len(found)))
             sys.stdout.flush()
 
 
