@@ -43,7 +43,12 @@ class Vfrace:
             raise RuntimeError(done.stderr.decode(errors="replace")[-300:]) from problem
 
     def read(self, file):
-        return [f"{f['class']}: {f['title']} [{f.get('frame') or '-'}]" for f in self.judge(file)["findings"]]
+        judged = self.judge(file)
+        found = [f"{f['class']}: {f['title']} [{f.get('frame') or '-'}]" for f in judged["findings"]]
+        for kind, name in (("lockdep_off", "BLIND"), ("gap", "GAP")):
+            if judged["remarks"].get(kind):
+                found.append(f"{name}: {judged['remarks'][kind]}")
+        return found
 
 
 class Syzkaller:
@@ -55,15 +60,22 @@ class Syzkaller:
         self.path = path
 
     def read(self, file):
-        arch = "s390x" if "s390x" in os.path.basename(file) else "amd64"
-        printed, done = output([self.path, file], env={**os.environ, "CONSOLE_ARCH": arch})
-        if done.returncode:
-            raise RuntimeError(done.stderr.decode(errors="replace"))
-        answer = json.loads(printed)
-        return [
-            r["title"] + (" (corrupted)" if r["corrupted"] else "") + (" (suppressed)" if r["suppressed"] else "")
-            for r in answer["reports"]
-        ]
+        return self.read_many([file])[0]
+
+    def read_many(self, files):
+        """One process for all consoles of an architecture: its start takes longer than most consoles."""
+        answers = {}
+        for arch in ("amd64", "s390x"):
+            mine = [f for f in files if ("s390x" in os.path.basename(f)) == (arch == "s390x")]
+            printed, done = output([self.path, *mine], env={**os.environ, "CONSOLE_ARCH": arch})
+            if done.returncode:
+                raise RuntimeError(done.stderr.decode(errors="replace"))
+            for answer in map(json.loads, printed.split("\n")[:-1]):
+                answers[answer["file"]] = [
+                    r["title"] + (" (corrupted)" if r["corrupted"] else "") + (" (suppressed)" if r["suppressed"] else "")
+                    for r in answer["reports"]
+                ]
+        return [answers[f] for f in files]
 
 
 class Logspec:
