@@ -98,20 +98,18 @@ class Logspec:
 
 
 class Tuxparse:
-    """LKFT's tuxparse (the parser of SQUAD's plugin as well): `path` is its program. `unknown-boot-failure` is left out: it
-    says that no login prompt was seen, which none of these guests has."""
+    """LKFT's tuxparse (the parser of SQUAD's plugin as well): `path` is the folder that it is installed in.
+    `unknown-boot-failure` is left out: it says that no login prompt was seen, which none of these guests has."""
 
     name = "tuxparse"
 
     def __init__(self, path):
-        self.path = path
+        sys.path.append(path)
+        self.parser = importlib.import_module("tuxparse.boot_test_parser").BootTestParser()
 
     def read(self, file):
-        printed, _ = output([self.path, "--log-parser", "boot_test", "--log-file", file])
-        try:
-            suites = json.loads(printed)
-        except ValueError:
-            return []
+        with open(file, errors="replace") as console:
+            suites = self.parser.parse_log(console, False)
         return [
             test
             for suite in suites.values()
@@ -186,17 +184,27 @@ class Lkp:
         self.path = os.path.abspath(path)
 
     def read(self, file):
+        return self.read_many([file])[0]
+
+    def read_many(self, files):
+        """programs/dmesg/parse in a fork each, its libraries loaded once."""
+        script = (
+            "require ENV['LKP_SRC'] + '/lib/dmesg'; $VERBOSE = nil; parse = ARGV.shift\n"
+            "ARGV.dup.each { |f| puts \"=file #{f}\"; $stdout.flush\n"
+            "Process.wait(fork { $0 = parse; ARGV.replace([f]); load parse }) }\n"
+        )
         with tempfile.TemporaryDirectory() as directory:
-            copy = os.path.join(directory, "dmesg")  # it rewrites its input
-            shutil.copy(file, copy)
+            copies = [os.path.join(directory, str(n)) for n in range(len(files))]
+            for file, copy in zip(files, copies):
+                shutil.copy(file, copy)  # it rewrites its input
             printed, done = output(
-                ["ruby", os.path.join(self.path, "programs/dmesg/parse"), copy],
+                ["ruby", "-e", script, os.path.join(self.path, "programs/dmesg/parse"), *copies],
                 env={**os.environ, "LKP_SRC": self.path, "LC_ALL": "C.UTF-8"},
             )
-        found = re.findall(r"^message:(.*?): ", printed, re.M)
-        if done.returncode and not found:
+        answers = printed.split("=file ")[1:]
+        if len(answers) != len(files):
             raise RuntimeError(done.stderr.decode(errors="replace")[-300:])
-        return found
+        return [re.findall(r"^message:(.*?): ", a, re.M) for a in answers]
 
 
 class Abrt:
@@ -244,14 +252,21 @@ class Fstests:
                 self.functions += found.group(0) + "\n"
 
     def read(self, file):
+        return self.read_many([file])[0]
+
+    def read_many(self, files):
         with tempfile.TemporaryDirectory() as directory:
             script = (
-                f'RESULT_DIR={directory} RESULTS_DIR={directory} TEST_NAME=t seqres={directory}/t CHECK_DMESG=1\n'
-                f'DMESG_FILTER=cat; touch {directory}/check_dmesg\n_dump_err() {{ :; }}\n'
-                f'_dmesg_since_test_start() {{ cat "$0"; }}\n{self.functions}\n_check_dmesg'
+                f"RESULT_DIR={directory} RESULTS_DIR={directory} TEST_NAME=t seqres={directory}/t CHECK_DMESG=1\n"
+                "DMESG_FILTER=cat; _dump_err() { :; }\n"
+                f'_dmesg_since_test_start() {{ cat "$console"; }}\n{self.functions}\n'
+                f'for console; do touch {directory}/check_dmesg; _check_dmesg; echo "=$?"; done'
             )
-            _, done = output(["bash", "-c", script, os.path.abspath(file)])
-        return ["something"] if done.returncode == 1 else []
+            printed, _ = output(["bash", "-c", script, "bash", *map(os.path.abspath, files)])
+        answers = re.findall(r"^=(\d+)$", printed, re.M)
+        if len(answers) != len(files):
+            raise RuntimeError(f"{self.name}: its function has changed")
+        return [["something"] if a == "1" else [] for a in answers]
 
 
 class Ktest:

@@ -5,7 +5,7 @@
 #   VFRACE      the vfrace program
 #   SYZKALLER   syz-read, built by syzkaller/build.sh from syzkaller's tree
 #   LOGSPEC     logspec's tree
-#   TUXPARSE    the tuxparse program
+#   TUXPARSE    the folder that the Python package tuxparse is installed in
 #   LAVA        LAVA's tree (needs pexpect)
 #   LKP         lkp-tests' tree (needs Ruby, tty-command, activesupport)
 #   ABRT        abrt-read, built by abrt/build.sh from abrt's tree
