@@ -27,7 +27,7 @@ import peers
 NAMES = {
     "BLIND": r"lockdep|lock debugging|turned off|too low",
     "GAP": r"dropped|lost|truncat",
-    "ASSERT": r"warning|sleeping|scheduling|atomic|remove",
+    "ASSERT": r"warning|sleeping|scheduling|atomic|preempt|remove",
     "DEADLOCK": r"hung|blocked|hang|deadlock",
     "DOUBLE-REMOVAL": r"warning|kernfs|sysfs|irq|resource|ida_|klist|kobject",
     "LEAK": r"leak|unreferenced|unregister_netdevice|ref_tracker",
