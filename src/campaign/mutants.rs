@@ -64,7 +64,7 @@ there has to be a finding of the class and with the words that are given here (g
     vfrace kernel build mutants
 
 `--scenarios reach` stands for the scenarios in this table, and is what is run if all kernels are mutants. All are
-for Linux 7.2. \"Seen\" is what runs have printed, shortened; a row without it has not been run in that state.
+for Linux 7.2. \"Seen\" is what runs have printed, shortened; a row without it was not run.
 
 | mutant | built on | scenario | must give | seen |
 |---|---|---|---|---|
