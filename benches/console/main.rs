@@ -21,6 +21,8 @@ const LINES: [&str; 6] = [
     "systemd[1]: Started Journal Service.",
 ];
 
+const CALLERS: [&str; 5] = ["T93", "C0", "T1", "T21", "C1"];
+
 fn fixture(name: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fixtures")
@@ -46,8 +48,8 @@ fn ordinary(every: usize, report: &[u8]) -> Vec<u8> {
         if n % 7 == 0 {
             console.extend_from_slice(b"output of a program that runs in the guest\r\n");
         } else {
-            let caller = ["T93", "C0", "T1", "T21", "C1"][n % 5];
-            let line = LINES[n % LINES.len()];
+            let caller = CALLERS.get(n % CALLERS.len()).unwrap_or(&"T1");
+            let line = LINES.get(n % LINES.len()).unwrap_or(&"");
             console.extend_from_slice(format!("[{time:12.6}][{caller:>6}] {line}\r\n").as_bytes());
         }
     }

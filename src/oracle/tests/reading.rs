@@ -166,10 +166,8 @@ fn a_finding_says_what_was_known_around_it() {
                   [    5.000005][   T88] ==================\n";
     let finding = |tape: &Tape| {
         let judgement = tape.judge(&scenario);
-        let mine = judgement.findings.into_iter();
-        mine.filter(|f| f.class == Class::UseAfterFree)
-            .next_back()
-            .unwrap()
+        let mut mine = judgement.findings.into_iter();
+        mine.rfind(|f| f.class == Class::UseAfterFree).unwrap()
     };
     let mut tape = Tape::booted("base");
     tape.ready(1);
