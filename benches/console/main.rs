@@ -12,7 +12,6 @@ use vfrace::oracle::Console;
 /// Bytes of each console.
 const SIZE: usize = 16 << 20;
 
-const CALLERS: [&str; 5] = ["T93", "C0", "T1", "T21", "C1"];
 const LINES: [&str; 6] = [
     "virtio-pci 0000:01:00.1: enabling device (0000 -> 0002)",
     "pci 0000:01:00.2: [1af4:1041] type 00 class 0x020000 PCIe Endpoint",
@@ -21,6 +20,8 @@ const LINES: [&str; 6] = [
     "usb 1-1: new high-speed USB device number 2 using xhci_hcd",
     "systemd[1]: Started Journal Service.",
 ];
+
+const CALLERS: [&str; 5] = ["T93", "C0", "T1", "T21", "C1"];
 
 fn fixture(name: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -47,8 +48,8 @@ fn ordinary(every: usize, report: &[u8]) -> Vec<u8> {
         if n % 7 == 0 {
             console.extend_from_slice(b"output of a program that runs in the guest\r\n");
         } else {
-            let caller = CALLERS.iter().cycle().nth(n % CALLERS.len()).unwrap_or(&"T1");
-            let line = LINES.iter().cycle().nth(n % LINES.len()).unwrap_or(&"");
+            let caller = CALLERS.get(n % CALLERS.len()).unwrap_or(&"T1");
+            let line = LINES.get(n % LINES.len()).unwrap_or(&"");
             console.extend_from_slice(format!("[{time:12.6}][{caller:>6}] {line}\r\n").as_bytes());
         }
     }
