@@ -116,7 +116,6 @@ fn apply(args: &Args) -> Result<ExitCode, Failure> {
             judgement
         }
     };
-    foreign::stacks(&mut judgement.findings, &console);
     let exit = verdict_exit(judgement.verdict);
     if args.raw {
         let told = |report: &&crate::oracle::Report| {

@@ -13,7 +13,7 @@ use super::console::Console;
 use super::known::KnownIssues;
 use super::report::Report;
 use super::verdict::Judgement;
-use crate::event::{Class, Event, EventKind, Finding, Frame, Phase, Standing, Verdict};
+use crate::event::{Class, Event, EventKind, Finding, Phase, Standing, Verdict};
 
 pub use raw::raw;
 
@@ -34,7 +34,7 @@ pub struct Origin<'a> {
 pub struct Said {
     /// The line, without time and caller.
     pub text: String,
-    /// Where it is, in bytes; `None` if it cannot be told, because control characters were removed from it.
+    /// Where it is, in bytes; `None` if it is not one line.
     pub at: Option<u64>,
 }
 
@@ -56,10 +56,10 @@ pub struct Remarks {
 impl Remarks {
     /// Collects them from a console that was read from `bytes`.
     pub fn of(console: &Console, bytes: &[u8]) -> Self {
-        let said = |text: &Option<String>| {
+        let said = |text: &Option<String>, at: Option<usize>| {
             text.as_ref().map(|text| Said {
                 text: text.clone(),
-                at: find(bytes, text.as_bytes()).map(|(start, _)| start),
+                at: at.map(|at| at as u64),
             })
         };
         let titles = |reports: &mut dyn Iterator<Item = &Report>| {
@@ -71,8 +71,8 @@ impl Remarks {
         let cut = |r: &&Report| !r.complete && r.frames.is_empty();
         Remarks {
             boots: boots(bytes).into_iter().map(|(_, name)| name).collect(),
-            lockdep_off: said(&console.blind),
-            gap: said(&console.gap),
+            lockdep_off: said(&console.blind, console.blind_at),
+            gap: said(&console.gap, console.gaps.first().map(|gap| gap.start)),
             cut: titles(&mut console.armed.iter().filter(cut)),
             before: titles(&mut console.before.iter()),
         }
@@ -167,7 +167,7 @@ pub fn in_words(remarks: &Remarks, bytes: &[u8]) -> Vec<String> {
     }
     if let Some(off) = &remarks.lockdep_off {
         words.push(format!(
-            "lockdep was off from some moment on and checked no more locks: {}",
+            "lockdep went off and checked no more locks: {}",
             place(off)
         ));
     }
@@ -203,35 +203,17 @@ pub fn after(bytes: &[u8], text: &str) -> Option<u64> {
     Some(line.map_or(bytes.len() as u64, |n| end + n as u64 + 1))
 }
 
-/// Gives findings that came from the console the stacks of their reports, where they have none.
-pub fn stacks(findings: &mut [Finding], console: &Console) {
-    for finding in findings.iter_mut().filter(|f| f.stack.is_empty()) {
-        let same = |r: &&Report| {
-            finding.console == Some((r.span.start as u64, r.span.end as u64))
-                && finding.title == r.title
-        };
-        if let Some(report) = console.armed.iter().find(same) {
-            finding.stack = stack_of(report);
-        }
-    }
-}
-
+/// What a report says by itself. It was followed by another caller's line, or it stopped the machine, or nothing is known.
 fn finding(report: &Report) -> Finding {
-    Finding {
-        frame: report.frame.clone(),
-        console: Some((report.span.start as u64, report.span.end as u64)),
-        stack: stack_of(report),
-        ..Finding::new(report.class, report.title.clone(), Standing::Other)
-    }
-}
-
-/// A report's stack, without places in the source.
-pub(super) fn stack_of(report: &Report) -> Vec<Frame> {
-    let frame = |text: &String| Frame {
-        text: text.clone(),
-        places: Vec::new(),
+    let alive = match (report.halted(), report.fatal() && report.followed) {
+        (true, _) => Some(false),
+        (false, true) => Some(true),
+        (false, false) => None,
     };
-    report.frames.iter().map(frame).collect()
+    Finding {
+        alive,
+        ..report.finding(Standing::Other)
+    }
 }
 
 fn word(class: Class) -> String {

@@ -52,6 +52,9 @@ pub struct Known {
     /// Words that its text must have, all of them: names of locks, functions.
     #[serde(default)]
     pub names: Vec<String>,
+    /// It is not in the console but in what the guest measured: the name of the check that finds it, which says there
+    /// when it applies.
+    pub measured: Option<String>,
     /// Kernels (`base`, `v7@7.2`) that have it; all, if absent.
     pub kernels: Option<Vec<String>>,
     /// First release that has it, e.g. `6.18`.
@@ -89,22 +92,38 @@ impl KnownIssues {
                 .names
                 .iter()
                 .all(|name| report.text.contains(name.as_str()));
-            let kernel_fits = match &known.kernels {
-                None => true,
-                Some(list) => {
-                    kernel.is_some_and(|kernel| list.iter().any(|entry| names(entry, kernel)))
-                }
-            };
-            known.class == report.class
+            known.measured.is_none()
+                && known.class == report.class
                 && frame
                 && names_all
-                && kernel_fits
-                && known.covers(release)
+                && known.is_of(kernel, release)
         })
+    }
+
+    /// The known issue that is found by the check named `check`, on that kernel and release, if there is one.
+    pub fn measured(
+        &self,
+        check: &str,
+        kernel: Option<&str>,
+        release: Option<&str>,
+    ) -> Option<&Known> {
+        self.known
+            .iter()
+            .find(|known| known.measured.as_deref() == Some(check) && known.is_of(kernel, release))
     }
 }
 
 impl Known {
+    fn is_of(&self, kernel: Option<&str>, release: Option<&str>) -> bool {
+        let kernel_fits = match &self.kernels {
+            None => true,
+            Some(list) => {
+                kernel.is_some_and(|kernel| list.iter().any(|entry| names(entry, kernel)))
+            }
+        };
+        kernel_fits && self.covers(release)
+    }
+
     fn covers(&self, release: Option<&str>) -> bool {
         if self.from.is_none() && self.to.is_none() {
             return true;

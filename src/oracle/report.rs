@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::console::Writer;
 use super::rules::Flag;
-use crate::event::Class;
+use crate::event::{Class, Finding, Frame, Standing};
 
 /// So many functions make a fingerprint.
 const FINGERPRINT: usize = 5;
@@ -63,6 +63,23 @@ impl Report {
     /// The kernel prints it only once a boot.
     pub fn once(&self) -> bool {
         self.is(Flag::Once)
+    }
+
+    /// As a finding, with everything that the report itself says.
+    pub fn finding(&self, standing: Standing) -> Finding {
+        let level = |text: &String| Frame {
+            text: text.clone(),
+            places: Vec::new(),
+        };
+        Finding {
+            frame: self.frame.clone(),
+            console: Some((self.span.start as u64, self.span.end as u64)),
+            stack: self.frames.iter().map(level).collect(),
+            fingerprint: self.fingerprint.clone(),
+            taint: self.taint.clone(),
+            lockdep: self.lockdep,
+            ..Finding::new(self.class, self.title.clone(), standing)
+        }
     }
 
     pub(super) fn is(&self, flag: Flag) -> bool {

@@ -284,6 +284,24 @@ impl Case<'_> {
         if let Some(gap) = &self.console.gap {
             doubts.push(format!("part of the console is missing: {gap}"));
         }
+        // Lockdep's silence is what such a scenario's PASS rests on.
+        let by_lockdep = [Class::Assert, Class::LockOrder];
+        if by_lockdep
+            .iter()
+            .any(|class| self.scenario.wants.contains(class))
+        {
+            let blind = self.blind_round();
+            let unseen = self
+                .rounds
+                .iter()
+                .find(|r| blind.is_some_and(|from| from <= r.number));
+            doubts.extend(unseen.map(|round| {
+                format!(
+                    "round {}: lockdep was off and could not have seen anything",
+                    round.number
+                )
+            }));
+        }
         if self.only.is_some() {
             return doubts;
         }
@@ -334,8 +352,13 @@ impl Case<'_> {
             }
         }
         if let Some(blind) = &self.console.blind {
+            let from = match self.blind_round() {
+                Some(0) => "before the first round".to_owned(),
+                Some(round) => format!("in round {round}"),
+                None => "after the rounds".to_owned(),
+            };
             evidence.push(format!(
-                "lockdep was off from some moment on and checked no more locks: {blind}"
+                "lockdep went off {from} and checked no more locks: {blind}"
             ));
         }
         let later = |r: &&Report| {
@@ -360,6 +383,16 @@ impl Case<'_> {
                 evidence.push(format!("this report is cut off: {}", report.title));
             }
         }
+    }
+
+    /// The round in which lockdep went off, 0 if it was off before the first; `None` if it was on in all of them.
+    fn blind_round(&self) -> Option<u32> {
+        let at = self.console.blind_at? as u64;
+        let rounds_over = self
+            .events
+            .iter()
+            .any(|e| matches!(e.kind, EventKind::Phase { phase: Phase::FinalRemove, console, .. } if console <= at));
+        (!rounds_over).then(|| self.round_of(at).unwrap_or(0))
     }
 
     fn final_removal(&self) -> FinalRemoval {

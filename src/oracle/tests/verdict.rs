@@ -506,7 +506,7 @@ fn a_run_with_lockdep_off_says_so() {
         judgement
             .evidence
             .iter()
-            .any(|e| e.contains("lockdep was off")),
+            .any(|e| e.contains("lockdep went off")),
         "{judgement:?}"
     );
 }
@@ -549,4 +549,36 @@ proptest::proptest! {
         }
         proptest::prop_assert!(judgement.hits <= judgement.rounds);
     }
+}
+
+/// A scenario that looks for what lockdep prints, after a report that turned lockdep off.
+#[test]
+fn lockdep_that_is_off_acquits_nobody() {
+    let splat = "[    0.600000][    T1] WARNING: bad unlock balance detected!\n";
+    let told = |early: bool, name: &str| {
+        let mut tape = Tape::booted("v7");
+        if early {
+            tape.prints(splat);
+        }
+        tape.quiet(1);
+        tape.finish();
+        if !early {
+            tape.prints("[    9.600000][    T1] INFO: lockdep is turned off.\n");
+        }
+        of(&tape, name, 1)
+    };
+    let off = told(true, "unbind-lockdep");
+    assert_eq!(off.verdict, Verdict::Inconclusive, "{}", self::told(&off));
+    let says = |j: &Judgement, text: &str| j.evidence.iter().any(|line| line.contains(text));
+    assert!(says(&off, "lockdep went off before the first round"));
+    assert!(says(&off, "round 1: lockdep was off"));
+
+    let later = told(false, "unbind-lockdep");
+    assert_eq!(later.verdict, Verdict::Pass, "{}", self::told(&later));
+    assert!(says(&later, "lockdep went off after the rounds"));
+
+    // Another scenario rests on other things, and says what it did not have.
+    let other = told(true, "unbind-alone");
+    assert_eq!(other.verdict, Verdict::Pass, "{}", self::told(&other));
+    assert!(says(&other, "lockdep went off before the first round"));
 }

@@ -4,7 +4,7 @@
 use super::words;
 use super::{Case, FinalRemoval};
 use crate::event::{
-    Class, Event, EventKind, Finding, Frame, FunctionId, HangKind, Observation, Phase, Standing,
+    Class, Event, EventKind, Finding, FunctionId, HangKind, Observation, Phase, Standing,
 };
 use crate::oracle::invariants::{LockState, Round, records};
 use crate::oracle::removals::DELETE;
@@ -104,22 +104,12 @@ impl Case<'_> {
         for report in &self.console.armed {
             let round = self.round_of(report.span.start as u64);
             let (standing, reason) = self.standing(report, round, cause.as_ref());
-            let level = |text: &String| Frame {
-                text: text.clone(),
-                places: Vec::new(),
-            };
             findings.push(Finding {
-                frame: report.frame.clone(),
                 round,
-                console: Some((report.span.start as u64, report.span.end as u64)),
                 reason,
                 point: self.point_before(report.span.start as u64),
-                stack: report.frames.iter().map(level).collect(),
-                fingerprint: report.fingerprint.clone(),
-                taint: report.taint.clone(),
-                lockdep: report.lockdep,
                 alive: self.alive_after(report),
-                ..Finding::new(report.class, report.title.clone(), standing)
+                ..report.finding(standing)
             });
         }
     }
