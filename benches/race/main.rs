@@ -8,7 +8,6 @@ mod tell;
 
 use std::process::ExitCode;
 
-use play::Aim;
 use setup::Setup;
 use tell::Results;
 use vfrace::host::chain;
@@ -37,16 +36,14 @@ fn bench() -> Result<ExitCode, Error> {
     let setup = Setup::new()?;
     let mut results = Results::new(&setup);
     for kernel in &setup.kernels {
-        for skip_sleep in [true, false] {
-            for aim in [Aim::Directed, Aim::Undirected] {
-                results.add(play::section(&setup, kernel, aim, skip_sleep)?);
-                // After each: what there is survives whatever comes.
-                results.write(&setup.json())?;
-                if setup.is_stopped() {
-                    eprintln!("stopped; what there is so far follows");
-                    print!("{}", results.markdown());
-                    return Ok(ExitCode::from(130));
-                }
+        for way in setup.loops() {
+            results.add(play::section(&setup, kernel, way)?);
+            // After each: what there is survives whatever comes.
+            results.write(&setup.json())?;
+            if setup.is_stopped() {
+                eprintln!("stopped; what there is so far follows");
+                print!("{}", results.markdown());
+                return Ok(ExitCode::from(130));
             }
         }
     }

@@ -36,13 +36,35 @@ pub enum Aim {
     Undirected,
 }
 
+/// How the rounds of a loop are played.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Loop {
+    pub aim: Aim,
+    pub skip_sleep: bool,
+    /// Only what the judge cannot do without is wrapped in the guest.
+    pub few_probes: bool,
+}
+
+impl Loop {
+    /// In words, for headings and progress.
+    pub fn name(self) -> String {
+        let aim = match self.aim {
+            Aim::Directed => "directed",
+            Aim::Undirected => "undirected",
+        };
+        let sleep = if self.skip_sleep { "skipped" } else { "slept" };
+        let probes = if self.few_probes { ", few probes" } else { "" };
+        format!("{aim}, 1 s {sleep}{probes}")
+    }
+}
+
 /// What a loop gave.
 #[derive(Debug, Serialize)]
 pub struct Section {
     pub kernel: String,
     pub kernel_id: String,
-    pub aim: Aim,
-    pub skip_sleep: bool,
+    #[serde(flatten)]
+    pub way: Loop,
     /// The schedule, or what the random ones are made from.
     pub schedule: String,
     /// The overlap of both sides was proven.
@@ -74,16 +96,6 @@ impl Section {
 
     pub fn hits_per_hour(&self) -> f64 {
         f64::from(self.double_removal.hits) * 3600.0 / self.seconds
-    }
-
-    /// In words, for headings and progress.
-    pub fn name(aim: Aim, skip_sleep: bool) -> String {
-        let aim = match aim {
-            Aim::Directed => "directed",
-            Aim::Undirected => "undirected",
-        };
-        let sleep = if skip_sleep { "skipped" } else { "slept" };
-        format!("{aim}, 1 s {sleep}")
     }
 }
 
@@ -123,7 +135,7 @@ impl Played {
 struct Boots<'a> {
     setup: &'a Setup,
     kernel: &'a BuiltKernel,
-    skip_sleep: bool,
+    way: Loop,
     room: PathBuf,
     session: Option<Session<'a>>,
     boots: u32,
@@ -132,11 +144,11 @@ struct Boots<'a> {
 }
 
 impl<'a> Boots<'a> {
-    fn new(setup: &'a Setup, kernel: &'a BuiltKernel, skip_sleep: bool, room: PathBuf) -> Self {
+    fn new(setup: &'a Setup, kernel: &'a BuiltKernel, way: Loop, room: PathBuf) -> Self {
         Self {
             setup,
             kernel,
-            skip_sleep,
+            way,
             room,
             session: None,
             boots: 0,
@@ -148,7 +160,7 @@ impl<'a> Boots<'a> {
     fn boot(&mut self) -> Result<Session<'a>, Error> {
         self.boots += 1;
         let name = self.room.join(format!("boot-{}", self.boots));
-        let config = self.setup.boot(self.kernel, self.skip_sleep, &name);
+        let config = self.setup.boot(self.kernel, self.way, &name);
         let listener = listener(&config.dir)?;
         Ok(Session::start(config, listener)?)
     }
@@ -196,19 +208,14 @@ impl<'a> Boots<'a> {
 }
 
 /// Runs a loop.
-pub fn section(
-    setup: &Setup,
-    kernel: &BuiltKernel,
-    aim: Aim,
-    skip_sleep: bool,
-) -> Result<Section, Error> {
-    let name = Section::name(aim, skip_sleep);
-    let wanted = setup.rounds(skip_sleep);
+pub fn section(setup: &Setup, kernel: &BuiltKernel, way: Loop) -> Result<Section, Error> {
+    let name = way.name();
+    let wanted = setup.rounds(way.skip_sleep);
     eprintln!("{}: {name}, {wanted} rounds", kernel.name);
     let room = Path::new(&kernel.name.to_string()).join(name.replace([',', ' '], "-"));
     let load_before = load();
-    let mut boots = Boots::new(setup, kernel, skip_sleep, room);
-    let (mut schedules, text): (Box<dyn Iterator<Item = Schedule>>, String) = match aim {
+    let mut boots = Boots::new(setup, kernel, way, room);
+    let (mut schedules, text): (Box<dyn Iterator<Item = Schedule>>, String) = match way.aim {
         Aim::Directed => {
             let schedule = setup.scenario.schedule.clone();
             let text = schedule.to_string();
@@ -263,8 +270,7 @@ pub fn section(
     Ok(Section {
         kernel: kernel.name.to_string(),
         kernel_id: kernel.id.clone(),
-        aim,
-        skip_sleep,
+        way,
         schedule: text,
         overlap: overlaps,
         double_removal,

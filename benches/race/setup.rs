@@ -17,6 +17,7 @@ use vfrace::run::{RunConfig, Stop};
 use vfrace::scenario::{self, Scenario};
 
 use crate::Error;
+use crate::play::{Aim, Loop};
 
 /// The race S2: 3 VFs, the second one is unplugged.
 const SCENARIO: &str = "unbind-vs-vf-unplug";
@@ -32,6 +33,8 @@ pub struct Choice {
     pub rounds_in_boot: u32,
     /// `SEED`: of the random times.
     pub seed: u64,
+    /// `PROBES`: what the probes change is measured, instead of what the sleep and aiming are worth.
+    probes: bool,
 }
 
 pub struct Setup {
@@ -71,6 +74,7 @@ impl Setup {
             sleep_rounds: number("SLEEP_ROUNDS", rounds.div_ceil(4))?,
             rounds_in_boot: number("ROUNDS_IN_BOOT", 25)?,
             seed: number("SEED", std::process::id().into())?,
+            probes: number("PROBES", 0u32)? > 0,
         };
         if choice.rounds == 0 || choice.sleep_rounds == 0 || choice.rounds_in_boot == 0 {
             return Err("there is nothing to do with 0 rounds: use 1 or more".into());
@@ -110,6 +114,30 @@ impl Setup {
         })
     }
 
+    /// The loops, in their order.
+    pub fn loops(&self) -> [Loop; 4] {
+        let of = |aim, skip_sleep, few_probes| Loop {
+            aim,
+            skip_sleep,
+            few_probes,
+        };
+        let (directed, undirected) = (Aim::Directed, Aim::Undirected);
+        match self.choice.probes {
+            true => [
+                of(undirected, true, false),
+                of(undirected, true, true),
+                of(directed, true, false),
+                of(directed, true, true),
+            ],
+            false => [
+                of(directed, true, false),
+                of(undirected, true, false),
+                of(directed, false, false),
+                of(undirected, false, false),
+            ],
+        }
+    }
+
     /// Rounds of each loop.
     pub fn rounds(&self, skip_sleep: bool) -> u32 {
         match skip_sleep {
@@ -119,12 +147,7 @@ impl Setup {
     }
 
     /// What a boot needs. `name` is that of its directory below the bench's.
-    pub fn boot<'a>(
-        &'a self,
-        kernel: &'a BuiltKernel,
-        skip_sleep: bool,
-        name: &Path,
-    ) -> RunConfig<'a> {
+    pub fn boot<'a>(&'a self, kernel: &'a BuiltKernel, way: Loop, name: &Path) -> RunConfig<'a> {
         RunConfig {
             scenario: &self.scenario,
             kernel,
@@ -134,9 +157,9 @@ impl Setup {
             init: &self.init,
             known: &self.known,
             dir: self.room.join(name),
-            skip_sleep,
+            skip_sleep: way.skip_sleep,
             repair: true,
-            few_probes: false,
+            few_probes: way.few_probes,
             stop: self.stop.clone(),
         }
     }

@@ -9,7 +9,7 @@ use vfrace::campaign::stats::round_times::PARTS;
 use vfrace::campaign::stats::{Interval, Rate};
 
 use crate::Error;
-use crate::play::{Aim, Section};
+use crate::play::{Aim, Loop, Section};
 use crate::setup::{Machine, Setup};
 
 /// Everything that came out.
@@ -35,13 +35,13 @@ struct Kernel {
     config: String,
 }
 
-/// Directed against undirected, both on the same kernel.
+/// Two loops on the same kernel: directed against undirected, or all probes against few.
 #[derive(Debug, Serialize)]
 struct Comparison {
     kernel: String,
-    directed: String,
-    undirected: String,
-    /// `None`: the undirected loop never hit.
+    one: String,
+    other: String,
+    /// `None`: the other loop never hit.
     hits_per_round: Option<f64>,
     bounds: Option<Interval>,
     hits_per_hour: Option<f64>,
@@ -49,25 +49,33 @@ struct Comparison {
 }
 
 impl Comparison {
-    fn new(directed: &Section, undirected: &Section) -> Self {
-        let (d, u) = (directed.double_removal, undirected.double_removal);
+    fn new(one: &Section, other: &Section) -> Self {
+        let (d, u) = (one.double_removal, other.double_removal);
         let bounds = d.times_as_often_as_bounds(u);
         // Rounds a minute are measured, not estimated: they scale the ratio and its bounds.
-        let speed = directed.per_minute() / undirected.per_minute();
+        let speed = one.per_minute() / other.per_minute();
         let scaled = |bounds: Interval| Interval {
             low: bounds.low * speed,
             high: bounds.high * speed,
         };
         Self {
-            kernel: directed.kernel.clone(),
-            directed: Section::name(directed.aim, directed.skip_sleep),
-            undirected: Section::name(undirected.aim, undirected.skip_sleep),
+            kernel: one.kernel.clone(),
+            one: one.way.name(),
+            other: other.way.name(),
             hits_per_round: d.times_as_often_as(u),
             bounds,
             hits_per_hour: d.times_as_often_as(u).map(|ratio| ratio * speed),
             hits_per_hour_bounds: bounds.map(scaled),
         }
     }
+}
+
+fn are_compared(earlier: Loop, later: Loop) -> bool {
+    if earlier.few_probes != later.few_probes {
+        return earlier.aim == later.aim && earlier.skip_sleep == later.skip_sleep;
+    }
+    let aimed = earlier.aim == Aim::Directed && later.aim == Aim::Undirected;
+    aimed && (earlier.skip_sleep || !later.skip_sleep)
 }
 
 impl Results {
@@ -93,15 +101,15 @@ impl Results {
     }
 
     pub fn add(&mut self, section: Section) {
-        if section.aim == Aim::Undirected {
-            let directed = self.sections.iter().filter(|d| {
-                d.aim == Aim::Directed
-                    && d.kernel == section.kernel
-                    && (d.skip_sleep || !section.skip_sleep)
-            });
-            let compared = directed.map(|directed| Comparison::new(directed, &section));
-            self.comparisons.extend(compared.collect::<Vec<_>>());
-        }
+        let compared = self
+            .sections
+            .iter()
+            .filter(|earlier| {
+                earlier.kernel == section.kernel && are_compared(earlier.way, section.way)
+            })
+            .map(|earlier| Comparison::new(earlier, &section));
+        let compared: Vec<Comparison> = compared.collect();
+        self.comparisons.extend(compared);
         self.sections.push(section);
     }
 
@@ -154,7 +162,7 @@ impl Results {
                 out,
                 "| {} | {} | {} of {} | {} of {} | {} | {} | {:.1} | {:.1} | {:.0} | {} to {} |",
                 s.kernel,
-                Section::name(s.aim, s.skip_sleep),
+                s.way.name(),
                 s.overlap.hits,
                 s.overlap.of,
                 s.double_removal.hits,
@@ -176,7 +184,7 @@ impl Results {
                 out,
                 "- {}, {}: `{}`; verdicts: {}",
                 s.kernel,
-                Section::name(s.aim, s.skip_sleep),
+                s.way.name(),
                 s.schedule,
                 verdicts.join(", ")
             )?;
@@ -186,15 +194,15 @@ impl Results {
         }
         writeln!(
             out,
-            "\n| kernel | directed | undirected | hits per round, ratio | hits per hour, ratio |\n|---|---|---|---|---|"
+            "\n| kernel | loop | against | hits per round, ratio | hits per hour, ratio |\n|---|---|---|---|---|"
         )?;
         for c in &self.comparisons {
             writeln!(
                 out,
                 "| {} | {} | {} | {} | {} |",
                 c.kernel,
-                c.directed,
-                c.undirected,
+                c.one,
+                c.other,
                 ratio(c.hits_per_round, c.bounds),
                 ratio(c.hits_per_hour, c.hits_per_hour_bounds)
             )?;
@@ -206,11 +214,11 @@ impl Results {
     fn times(&self, out: &mut String) -> std::fmt::Result {
         let sections = self.sections.iter();
         let told: Vec<&Section> = sections
-            .filter(|s| s.aim == Aim::Directed && !s.times.is_empty())
+            .filter(|s| s.way.aim == Aim::Directed && !s.times.is_empty())
             .collect();
         write!(out, "\n| part of a round, mean |")?;
         for s in &told {
-            let name = Section::name(s.aim, s.skip_sleep);
+            let name = s.way.name();
             write!(out, " {}, {name}: ms | % |", s.kernel)?;
         }
         writeln!(out, "\n|---|{}", "---:|---:|".repeat(told.len()))?;
@@ -243,7 +251,7 @@ fn ratio(ratio: Option<f64>, bounds: Option<Interval>) -> String {
             format!("{ratio:.2} ({:.2} to {:.2})", b.low, b.high)
         }
         (None, Some(b)) if b.low > 0.0 => {
-            format!("over {:.2}: the undirected loop never hit", b.low)
+            format!("over {:.2}: that one never hit", b.low)
         }
         _ => "-".to_owned(),
     }
