@@ -149,17 +149,6 @@ fn a_matrix_compares_with_what_is_expected() {
 
 #[test]
 #[ignore = "boots a guest: make test"]
-fn a_mutant_is_convicted_where_it_is_reached_and_for_its_reason() {
-    let dir = tempfile::tempdir().unwrap();
-    let output = vfrace(&["matrix", "--kernels", "m-use-after-put"], dir.path());
-    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(said.contains("yes, USE-AFTER-FREE: "), "{said}");
-    assert!(said.contains("1 of 1 as expected"), "{said}");
-}
-
-#[test]
-#[ignore = "boots a guest: make test"]
 fn a_task_that_does_not_come_back_is_a_deadlock_with_its_lock_named() {
     let dir = tempfile::tempdir().unwrap();
     let output = vfrace(&["run", "pf-remove-with-vfs", "--kernel", "b1"], dir.path());

@@ -9,5 +9,6 @@ mod bench;
 mod campaign;
 mod frames;
 mod mishaps;
+mod oracle;
 mod schedule;
 mod slot;
