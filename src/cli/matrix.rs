@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `vfrace matrix`: scenarios times kernels, against what is expected.
 
+use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use crate::campaign::{Cell, exit, mutants};
 use crate::exit::ExitCode;
 use crate::kernel::KernelName;
 use crate::report::{self, MatrixRow, Style};
+use crate::scenario::{self, ScenarioError};
 
 use super::bench::{Bench, Options};
 use super::failure::Failure;
@@ -22,7 +24,8 @@ pub(super) struct Args {
         default_value = "base,v5,v6,v7"
     )]
     kernels: Vec<KernelName>,
-    /// Scenarios; `reach` stands for those that reach a mutant's mistake [default: reach if all kernels are mutants, else
+    /// Scenarios; `all` stands for all of them, `controls` for those in which nothing is unplugged, `reach` for those that
+    /// reach a mutant's mistake [default: reach if all kernels are mutants, else
     /// unbind-vs-vf-unplug,unbind-alone,pf-remove-with-vfs]
     #[arg(long, value_name = "S,...", value_delimiter = ',')]
     scenarios: Vec<String>,
@@ -52,6 +55,31 @@ impl Args {
     }
 }
 
+/// Every scenario, where scenarios are listed.
+const ALL: &str = "all";
+/// The scenarios without an unplug.
+const CONTROLS: &str = "controls";
+
+/// Replaces [`ALL`] and [`CONTROLS`] by the scenarios below `data` that they stand for. Every file is loaded then: one that
+/// is malformed is an error, not left out.
+fn groups(listed: &[String], data: &Path) -> Result<Vec<String>, ScenarioError> {
+    let dir = data.join("guest-tests/scenarios");
+    let mut named = Vec::new();
+    for name in listed {
+        if ![ALL, CONTROLS].contains(&name.as_str()) {
+            named.push(name.clone());
+            continue;
+        }
+        for entry in scenario::list(&dir)? {
+            let scenario = scenario::load(&entry.name, &dir, &[])?;
+            if name == ALL || scenario.unplug.is_none() {
+                named.push(entry.name);
+            }
+        }
+    }
+    Ok(named)
+}
+
 pub(super) fn run(args: &Args) -> ExitCode {
     play(args).unwrap_or_else(Failure::tell)
 }
@@ -63,7 +91,8 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
     for kernel in &kernels {
         manifest.find(kernel.variant())?;
     }
-    let pairs = mutants::pairs(&manifest, &kernels, &args.scenarios).map_err(Failure::NoReach)?;
+    let named = groups(&args.scenarios, &bench.data)?;
+    let pairs = mutants::pairs(&manifest, &kernels, &named).map_err(Failure::NoReach)?;
     let mut names: Vec<String> = Vec::new();
     for (name, _) in &pairs {
         if !names.contains(name) {
@@ -112,4 +141,36 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
     }
     println!("evidence: {}", dir.display());
     Ok(exit(&outcomes, interrupted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_stand_for_scenarios() {
+        let data = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let of = |listed: &[&str]| {
+            let listed: Vec<String> = listed.iter().map(|name| (*name).to_owned()).collect();
+            groups(&listed, data).unwrap()
+        };
+        let controls = of(&["controls"]);
+        assert!(
+            controls.contains(&"unbind-alone".to_owned()),
+            "{controls:?}"
+        );
+        assert!(
+            controls.contains(&"pf-remove-with-vfs".to_owned()),
+            "{controls:?}"
+        );
+        assert!(
+            controls.iter().all(|name| !name.contains("-vs-")),
+            "{controls:?}"
+        );
+        let all = of(&["all"]);
+        assert!(controls.iter().all(|name| all.contains(name)));
+        assert!(all.contains(&"unbind-vs-vf-unplug".to_owned()));
+        assert_eq!(of(&["x", "reach"]), ["x", "reach"]);
+        assert!(groups(&["all".to_owned()], Path::new("/nowhere")).is_err());
+    }
 }

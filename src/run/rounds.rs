@@ -341,8 +341,8 @@ impl<'a> Course<'a> {
     }
 
     /// Has the guest print who is blocked, who holds which lock and every task, and gives the reason to end here.
-    /// `circle`: the guest has found out by itself. `wait_over` is the phase that ends the wait in the recording: what the guest says from then on is not by the
-    /// task that was waited for.
+    /// `circle`: the guest has found out by itself. `wait_over` is the phase that ends the wait in the recording: what the
+    /// guest says from then on is not by the task that was waited for.
     fn stuck(&mut self, why: &str, circle: bool, wait_over: Option<(Phase, u32)>) -> Cut {
         if let Some((phase, round)) = wait_over {
             self.machine.phase(phase, round);
