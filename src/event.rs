@@ -155,6 +155,25 @@ pub enum Class {
     Other,
 }
 
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Class::DoubleRemoval => "DOUBLE-REMOVAL",
+            Class::Refcount => "REFCOUNT",
+            Class::UseAfterFree => "USE-AFTER-FREE",
+            Class::ListCorruption => "LIST-CORRUPTION",
+            Class::Deadlock => "DEADLOCK",
+            Class::LockOrder => "LOCK-ORDER",
+            Class::Assert => "ASSERT",
+            Class::Leak => "LEAK",
+            Class::Oops => "OOPS",
+            Class::Warn => "WARN",
+            Class::Stall => "STALL",
+            Class::Other => "OTHER",
+        })
+    }
+}
+
 /// How a finding stands to the scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -451,5 +470,31 @@ impl EventSink {
             part: None,
             finished: true,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_read_as_they_are_written() {
+        for word in [
+            "DOUBLE-REMOVAL",
+            "REFCOUNT",
+            "USE-AFTER-FREE",
+            "LIST-CORRUPTION",
+            "DEADLOCK",
+            "LOCK-ORDER",
+            "ASSERT",
+            "LEAK",
+            "OOPS",
+            "WARN",
+            "STALL",
+            "OTHER",
+        ] {
+            let class: Class = serde_json::from_value(word.into()).unwrap();
+            assert_eq!(class.to_string(), word);
+        }
     }
 }

@@ -106,20 +106,12 @@ impl fmt::Display for Expected {
     /// `FINDING (REFCOUNT: PF reference count)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.verdict.fmt(f)?;
-        match (self.class.map(word), &self.title) {
+        match (self.class, &self.title) {
             (None, None) => Ok(()),
             (Some(class), None) => write!(f, " ({class})"),
             (None, Some(title)) => write!(f, " ({title})"),
             (Some(class), Some(title)) => write!(f, " ({class}: {title})"),
         }
-    }
-}
-
-/// A class as it is written everywhere.
-fn word(class: Class) -> String {
-    match serde_json::to_value(class) {
-        Ok(serde_json::Value::String(word)) => word,
-        _ => format!("{class:?}"),
     }
 }
 

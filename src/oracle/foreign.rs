@@ -121,7 +121,7 @@ pub fn judge_console(
             let mut classes: Vec<Class> = convicting.iter().map(|f| f.class).collect();
             classes.sort_unstable();
             classes.dedup();
-            let words: Vec<String> = classes.into_iter().map(word).collect();
+            let words: Vec<String> = classes.iter().map(Class::to_string).collect();
             evidence.push(format!("class {}", words.join(", ")));
             Verdict::Finding
         }
@@ -213,13 +213,6 @@ fn finding(report: &Report) -> Finding {
     Finding {
         alive,
         ..report.finding(Standing::Other)
-    }
-}
-
-fn word(class: Class) -> String {
-    match serde_json::to_value(class) {
-        Ok(serde_json::Value::String(word)) => word,
-        _ => format!("{class:?}"),
     }
 }
 

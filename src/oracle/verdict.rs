@@ -202,7 +202,11 @@ impl Case<'_> {
             evidence.push("no overlap expected: nothing is unplugged in this scenario".into());
         }
         if verdict == Verdict::Finding {
-            let classes: Vec<String> = findings.iter().filter(bad).map(words::class).collect();
+            let classes: Vec<String> = findings
+                .iter()
+                .filter(bad)
+                .map(|f| f.class.to_string())
+                .collect();
             evidence.push(format!("class {}", words::list(&classes)));
         }
         if matches!(verdict, Verdict::Inconclusive | Verdict::Silent) {

@@ -120,12 +120,7 @@ fn outcome(text: &mut String, seen: &Seen, is_new: bool, color: bool) {
             Standing::Known => "known",
             Standing::Other => "other",
         };
-        let _ = write!(
-            text,
-            "  {standing}  {}: {}",
-            super::text::class(finding.class),
-            finding.title
-        );
+        let _ = write!(text, "  {standing}  {}: {}", finding.class, finding.title);
         let frame = finding.frame.as_deref();
         if let Some(frame) = frame.filter(|frame| !finding.title.contains(frame)) {
             let _ = write!(text, " (in {frame})");

@@ -167,11 +167,7 @@ impl Terminal {
             }
             EventKind::Cut { reason, .. } => self.line(&format!("  cut short: {reason}")),
             EventKind::Finding(finding) if finding.standing != Standing::Known => {
-                self.line(&format!(
-                    "  {}: {}",
-                    text::class(finding.class),
-                    finding.title
-                ));
+                self.line(&format!("  {}: {}", finding.class, finding.title));
             }
             EventKind::Judged {
                 verdict,

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::MatrixRow;
-use crate::event::{Class, Finding, Place, Standing, Verdict};
+use crate::event::{Finding, Place, Standing, Verdict};
 use crate::oracle::{Expected, Judgement};
 
 /// Characters of a finding's title in a table.
@@ -229,8 +229,7 @@ fn finding(text: &mut String, group: &[&Finding]) {
     let _ = writeln!(
         text,
         "    {standing:<6}  {}: {}{place}",
-        class(first.class),
-        first.title
+        first.class, first.title
     );
     if let Some(reason) = &first.reason {
         let _ = writeln!(text, "            {reason}");
@@ -273,13 +272,5 @@ fn frames(finding: &Finding) -> Vec<String> {
 
 /// A finding in a line: `REFCOUNT: PF reference count 4 -> 3, expected 4`.
 pub fn in_a_line(finding: &Finding) -> String {
-    format!("{}: {}", class(finding.class), finding.title)
-}
-
-/// A class as it is written in the rule table.
-pub(super) fn class(class: Class) -> String {
-    match serde_json::to_value(class) {
-        Ok(serde_json::Value::String(word)) => word,
-        _ => format!("{class:?}"),
-    }
+    format!("{}: {}", finding.class, finding.title)
 }

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The words of the evidence.
 
-use crate::event::{
-    Event, EventKind, Finding, FunctionId, HoldEnd, Observation, Phase, Role, VfReferences,
-};
+use crate::event::{Event, EventKind, FunctionId, HoldEnd, Observation, Phase, Role, VfReferences};
 use crate::oracle::bodies::{Body, DESTROY};
 use crate::oracle::invariants::{LockState, Round, records};
 use crate::oracle::locks::Open;
@@ -49,14 +47,6 @@ pub(super) fn times(n: usize) -> String {
         1 => "once".into(),
         2 => "TWICE".into(),
         n => format!("{n} TIMES"),
-    }
-}
-
-/// The class of a finding as in the rule table.
-pub(super) fn class(finding: &Finding) -> String {
-    match serde_json::to_value(finding.class) {
-        Ok(serde_json::Value::String(word)) => word,
-        _ => format!("{:?}", finding.class),
     }
 }
 
