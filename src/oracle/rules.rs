@@ -74,6 +74,7 @@ pub(super) enum Flag {
     Marked,
     Message,
     Joins,
+    Follows,
 }
 
 type LazyLine = OnceLock<Option<ByteRegex>>;

@@ -71,6 +71,7 @@ fn note(flag: Flag) -> Option<&'static str> {
         Flag::Marked => Some("ends with a mark"),
         Flag::Message => Some("a WARNING, BUG or Oops goes with it"),
         Flag::Joins => Some("goes with a message"),
+        Flag::Follows => Some("part of the report of that caller just before it, if there is one"),
         Flag::Already | Flag::Sees | Flag::Gap | Flag::Boot => None,
     }
 }
