@@ -75,6 +75,7 @@ pub(super) enum Flag {
     Message,
     Joins,
     Follows,
+    Orphan,
 }
 
 type LazyLine = OnceLock<Option<ByteRegex>>;

@@ -163,6 +163,8 @@ impl Scan {
         text: &[u8],
         found: Option<Headline<'_>>,
     ) {
+        let open = self.streams.contains_key(&line.writer);
+        let found = found.filter(|found| !(open && found.rule.is(Flag::Orphan)));
         let Some(found) = found else {
             // Most lines end here.
             if self.streams.is_empty() {
@@ -320,7 +322,7 @@ impl Scan {
                 Writer::Bare => !callers && (!times || report.stack.len() > 1),
                 Writer::Program => false,
             };
-            believed || report.is(Flag::Gap)
+            believed || (report.is(Flag::Gap) && !report.is(Flag::Orphan))
         });
         self.found.sort_by_key(|r| (r.span.start, r.span.end));
         self.lockdep();
