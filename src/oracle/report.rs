@@ -13,6 +13,9 @@ use crate::event::{Class, Finding, Frame, Standing};
 /// So many functions make a fingerprint.
 const FINGERPRINT: usize = 5;
 
+/// Without times, what comes within so many bytes comes soon.
+const NEAR: usize = 8192;
+
 /// Something that the kernel complained about.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
@@ -46,6 +49,8 @@ pub struct Report {
     pub writer: Writer,
     /// Another caller printed something after its end: the machine went on. Only known if the kernel prints callers.
     pub followed: bool,
+    /// Of its first and of its last line, in microseconds since boot.
+    times: (Option<u64>, Option<u64>),
     flags: Vec<Flag>,
 }
 
@@ -79,6 +84,33 @@ impl Report {
             taint: self.taint.clone(),
             lockdep: self.lockdep,
             ..Finding::new(self.class, self.title.clone(), standing)
+        }
+    }
+
+    /// Whether this is what came of that report: printed by the same caller, soon behind it.
+    pub(super) fn follows(&self, earlier: &Report) -> bool {
+        let soon = match (earlier.times.1, self.times.0) {
+            (Some(last), Some(now)) => now.saturating_sub(last) <= open::MAX_SILENCE,
+            _ => self.span.start.saturating_sub(earlier.span.end) <= NEAR,
+        };
+        // What an Oops brings about comes of nothing less.
+        let needs_oops = self.rule == "init-died" || self.title.contains("Fatal exception");
+        self.is(Flag::Follows)
+            && !earlier.is(Flag::Halts)
+            && earlier.writer == self.writer
+            && earlier.span.start < self.span.start
+            && soon
+            && (!needs_oops || earlier.fatal())
+    }
+
+    /// Takes up what came of it.
+    pub(super) fn ends_with(&mut self, last: &Report) {
+        let new = last.flags.iter().filter(|f| **f != Flag::Follows);
+        let new: Vec<Flag> = new.copied().filter(|f| !self.is(*f)).collect();
+        self.flags.extend(new);
+        if !self.complete {
+            self.span.end = self.span.end.max(last.span.end);
+            self.complete = last.complete;
         }
     }
 

@@ -74,6 +74,8 @@ pub(super) enum Flag {
     Marked,
     Message,
     Joins,
+    Follows,
+    Orphan,
 }
 
 type LazyLine = OnceLock<Option<ByteRegex>>;

@@ -14,6 +14,8 @@ const MAX_NESTED: usize = 4;
 const MAX_STREAMS: usize = 4096;
 /// So many reports of one kind (rule and place) are kept, the others are counted.
 const MAX_OF_A_KIND: u32 = 500;
+/// What a panic comes of is among so many reports before it.
+const LATEST: usize = 64;
 /// So many reports are kept at all.
 const MAX_REPORTS: usize = 50_000;
 
@@ -161,6 +163,8 @@ impl Scan {
         text: &[u8],
         found: Option<Headline<'_>>,
     ) {
+        let open = self.streams.contains_key(&line.writer);
+        let found = found.filter(|found| !(open && found.rule.is(Flag::Orphan)));
         let Some(found) = found else {
             // Most lines end here.
             if self.streams.is_empty() {
@@ -318,18 +322,34 @@ impl Scan {
                 Writer::Bare => !callers && (!times || report.stack.len() > 1),
                 Writer::Program => false,
             };
-            believed || report.is(Flag::Gap)
+            believed || (report.is(Flag::Gap) && !report.is(Flag::Orphan))
         });
         self.found.sort_by_key(|r| (r.span.start, r.span.end));
         self.lockdep();
+        let armed = armed.map_or(bytes.len(), |n| usize::try_from(n).unwrap_or(usize::MAX));
+        self.consequences(armed);
         for report in &mut self.found {
             report.followed = [self.last, self.last_other]
                 .into_iter()
                 .flatten()
                 .any(|(writer, at)| writer != report.writer && at >= report.span.end);
         }
-        let armed = armed.map_or(bytes.len(), |n| usize::try_from(n).unwrap_or(usize::MAX));
         Console::sorted(self.found, armed, self.omitted)
+    }
+
+    /// A panic that only comes of a report is a part of it, if the run was armed before both or after both.
+    fn consequences(&mut self, armed: usize) {
+        let found = std::mem::take(&mut self.found);
+        for report in found {
+            let before = report.span.start < armed;
+            let real = |r: &&mut Report| !(r.is(Flag::Single) || r.is(Flag::Gap));
+            let mut earlier = self.found.iter_mut().rev().take(LATEST).filter(real);
+            let earlier = earlier.find(|r| r.writer == report.writer);
+            match earlier.filter(|r| report.follows(r) && (r.span.start < armed) == before) {
+                Some(earlier) => earlier.ends_with(&report),
+                None => self.found.push(report),
+            }
+        }
     }
 
     /// Says of every report whether lockdep still checked locks then: yes up to the line that turns it off, no from there

@@ -16,7 +16,7 @@ use crate::oracle::rules::{Flag, Headline, LONG_LINE, Rule, Rules};
 /// A report is at most this long; lockdep's with two chains and KASAN's with three stacks have some 200 lines.
 const MAX_LINES: usize = 500;
 /// A caller that was silent for so many microseconds has begun something new. TCG prints a stack within some 0.1 s.
-const MAX_SILENCE: u64 = 5_000_000;
+pub(in crate::oracle) const MAX_SILENCE: u64 = 5_000_000;
 /// A trace of which nothing came for so many microseconds has been printed; what ends the console cut nothing off.
 const TRACE_TIME: u64 = 1_000_000;
 /// Within so many lines of a headline, and before any stack, another headline can be part of the same report.
@@ -73,6 +73,8 @@ pub(in crate::oracle) struct Open {
     headline: usize,
     lines: Vec<Range<usize>>,
     span: Range<usize>,
+    /// Of its first line and of its last one that have a time.
+    begun: Option<u64>,
     time: Option<u64>,
     /// Levels of a stack so far.
     levels: usize,
@@ -85,6 +87,8 @@ pub(in crate::oracle) struct Open {
     /// Gaps in the console before it began.
     gaps: usize,
     warning: bool,
+    /// What the headline that joined it says of the task and of lockdep.
+    joined: Vec<Flag>,
     /// The headline was torn: the line behind it is its rest.
     torn: bool,
     /// Lines since its last one that are not its.
@@ -105,6 +109,7 @@ impl Open {
             headline: 0,
             lines: vec![short(line, rule.from)],
             span: line.span.start..line.span.end,
+            begun: line.time,
             time: line.time,
             levels: 0,
             marked: rule.rule.is(Flag::Marked),
@@ -112,6 +117,7 @@ impl Open {
             over: false,
             gaps,
             warning: memmem::find(text, b"WARNING: ").is_some(),
+            joined: Vec::new(),
             torn: false,
             strays: 0,
         }
@@ -183,6 +189,8 @@ impl Open {
     /// Takes the headline that joins it as one more line.
     pub fn join(&mut self, found: &Headline<'_>, line: &Line, text: &[u8]) {
         self.marked |= found.rule.is(Flag::Marked);
+        let more = [Flag::Fatal, Flag::Stops].into_iter();
+        self.joined.extend(more.filter(|flag| found.rule.is(*flag)));
         self.push(line, text);
     }
 
@@ -276,7 +284,7 @@ impl Open {
             title.extend(lines.get(1).into_iter().flat_map(|line| line.iter()));
         }
         let title = printable(&title);
-        let (place, mut calls) = read_stack(&lines);
+        let (mut place, mut calls) = read_stack(&lines);
         let innermost = place.iter().chain(&calls);
         let innermost = innermost
             .map(|call| call.function.as_str())
@@ -286,12 +294,18 @@ impl Open {
             .map(|found| found.rule)
             .or(rules.get(self.rule))?;
         calls.retain(|call| !rules.is_wrapper(&call.function));
+        place = place.filter(|call| !rules.is_wrapper(&call.function));
         let mut telling = place
             .iter()
             .chain(&calls)
             .filter(|call| !rules.is_plumbing(&call.function))
             .peekable();
         let frame = telling.peek().map(|call| call.function.clone());
+        // A work function that ends with a call is no level any more, but the report says whose work it was.
+        let frame = match frame.as_deref() {
+            Some("process_one_work") => lines.iter().find_map(|l| stack::work(l)).or(frame),
+            _ => frame,
+        };
         // KASAN's headline and the registers name the place that the stack begins with as well.
         let again = |call: &&Call| calls.iter().any(|c| c.text == call.text);
         let place = place.iter().filter(|call| !again(call));
@@ -322,7 +336,8 @@ impl Open {
                     || (!self.marked && (self.over || self.strays > 0) && self.levels > 0)),
             writer: self.writer,
             followed: false,
-            flags: rule.flags.clone(),
+            times: (self.begun, self.time),
+            flags: rule.flags.iter().chain(&self.joined).copied().collect(),
         })
     }
 }
@@ -339,8 +354,10 @@ fn read_stack(lines: &[Cow<'_, [u8]>]) -> (Option<Call>, Vec<Call>) {
         .iter()
         .take(8)
         .any(|line| memmem::find(line, b"is trying to").is_some());
+    let release = b"is trying to release lock (";
+    let release = (head.iter()).position(|line| memmem::find(line, release).is_some());
     let place = match lockdep {
-        true => None,
+        true => release.and_then(|at| stack::address(head.get(at + 1)?)),
         false => head.iter().find_map(|line| stack::place(line)),
     };
     let mut calls = Vec::new();

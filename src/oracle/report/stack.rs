@@ -109,6 +109,26 @@ pub(super) fn level(text: &[u8]) -> Option<Call> {
     level_at(text).and_then(call)
 }
 
+/// The function in `[<ffffffff8170d239>] pci_unlock_rescan_remove+0x19/0x20` (kernel/locking/lockdep.c, print_ip_sym()).
+pub(super) fn address(text: &[u8]) -> Option<Call> {
+    let at = memmem::find(text.strip_prefix(b"[<")?, b">] ")?;
+    call(text.get(at + 5..)?)
+}
+
+/// The function in `Workqueue: events sriov_unlock`, perhaps with ` (description)` behind it (kernel/workqueue.c,
+/// print_worker_info()).
+pub(super) fn work(text: &[u8]) -> Option<String> {
+    let rest = text.strip_prefix(b"Workqueue: ")?;
+    let rest = match memmem::find(rest, b" (") {
+        Some(end) => rest.get(..end)?,
+        None => rest,
+    };
+    let last = rest.trim_ascii_end().rsplit(|b| *b == b' ').next()?;
+    let length = name(last);
+    let bare = last.get(..length)?.split(|b| *b == b'.').next()?;
+    (length > 0 && last.len() == length).then(|| String::from_utf8_lossy(bare).into_owned())
+}
+
 /// Where it happened, if the line says that: the WARNING line, the registers, KASAN's headline.
 pub(super) fn place(text: &[u8]) -> Option<Call> {
     let after = |mark: &[u8]| {
@@ -125,9 +145,10 @@ pub(super) fn place(text: &[u8]) -> Option<Call> {
         return call(rest);
     }
     let old = |rest: &'_ [u8]| {
-        // WARNING: CPU: 0 PID: 55 at drivers/pci/remove.c:127 func+0x70/0x90
-        let blank = rest.iter().take(200).position(|b| *b == b' ')?;
-        call(rest.get(blank + 1..)?)
+        // WARNING: CPU: 0 PID: 55 at drivers/pci/remove.c:127 func+0x70/0x90, perhaps with `[condition] ` before the file
+        let blanks = rest.iter().take(400).enumerate();
+        let mut blanks = blanks.filter(|(_, b)| **b == b' ');
+        blanks.find_map(|(at, _)| call(rest.get(at + 1..)?))
     };
     let at = after(b" at ");
     at.and_then(call)

@@ -12,8 +12,9 @@ const HEAD: &str = "\
 # What is found in a console
 
 The rules, in the order in which they are tried: the first one that a line fits decides. Lines of tasks and CPUs are
-told apart first (CONFIG_PRINTK_CALLER); a report goes from its headline to the end of its trace. Every rule has a
-console in [tests/fixtures/consoles](../tests/fixtures/consoles) whose name begins with the rule's.
+told apart first (CONFIG_PRINTK_CALLER); a report goes from its headline to the end of its trace. A panic that only
+follows from what the same caller reported within five seconds is a part of that report, which is then fatal. Every rule
+has a console in [tests/fixtures/consoles](../tests/fixtures/consoles) whose name begins with the rule's.
 
 ";
 
@@ -71,6 +72,7 @@ fn note(flag: Flag) -> Option<&'static str> {
         Flag::Marked => Some("ends with a mark"),
         Flag::Message => Some("a WARNING, BUG or Oops goes with it"),
         Flag::Joins => Some("goes with a message"),
-        Flag::Already | Flag::Sees | Flag::Gap | Flag::Boot => None,
+        Flag::Follows => Some("part of the report of that caller just before it, if there is one"),
+        Flag::Already | Flag::Sees | Flag::Gap | Flag::Boot | Flag::Orphan => None,
     }
 }

@@ -8,6 +8,7 @@ use super::corpus;
 use crate::event::{Class, Observation, Phase};
 use crate::oracle::builder::{Tape, control, scenario};
 use crate::oracle::console::{Console, Scan, Writer, lines};
+use crate::oracle::report::Report;
 
 fn first(text: &str) -> (Writer, String, Option<u64>) {
     let line = lines(text.as_bytes()).last().unwrap();
@@ -220,6 +221,43 @@ fn the_machine_goes_on_if_another_caller_speaks_after_an_oops() {
     tape.prints("[    5.000000][   T88] Kernel panic - not syncing: Fatal exception\n");
     tape.prints("[    6.000000][   T40] pci 0000:01:00.2: x\n");
     assert_eq!(tape.judge(&scenario).findings[0].alive, Some(false));
+}
+
+#[test]
+fn a_panic_is_part_of_the_report_that_it_follows_from() {
+    let oops = "[    5.000000][   T88] Oops: divide error: 0000 [#1] SMP\n\
+                [    5.000001][   T88] Call Trace:\n[    5.000002][   T88]  device_del+0x1/0x2\n\
+                [    5.000003][   T88] ---[ end trace 0000000000000000 ]---\n";
+    let warning = oops.replace(
+        "Oops: divide error: 0000 [#1] SMP",
+        "WARNING: a.c:1 at f+0x1/0x2, CPU#0: sh/88",
+    );
+    let fatal = "Kernel panic - not syncing: Fatal exception\n";
+    let warned = "Kernel panic - not syncing: kernel: panic_on_warn set ...\n";
+    let read = |report: &str, head: &str, panic: &str, armed: usize| {
+        let console = format!("{report}{head} {panic}");
+        let console = Console::read(console.as_bytes(), Some(armed as u64));
+        let of = |r: &Report| (r.rule.clone(), r.fatal(), r.halted());
+        console.armed.iter().map(of).collect::<Vec<_>>()
+    };
+    let one = |rule: &str| vec![(rule.to_owned(), true, true)];
+    let soon = "[    6.000000][   T88]";
+    let panic = || ("panic-after".to_owned(), true, true);
+
+    assert_eq!(read(oops, soon, fatal, 0), one("oops"));
+    assert_eq!(read(&warning, soon, warned, 0), one("warning"));
+
+    // An Oops that was lost, another task, much later, a reason of its own.
+    let both = [("warning".to_owned(), false, false), panic()];
+    assert_eq!(read(&warning, soon, fatal, 0), both);
+    let both = [("oops".to_owned(), true, false), panic()];
+    assert_eq!(read(oops, "[    6.000000][   T89]", fatal, 0), both);
+    assert_eq!(read(oops, "[   16.000000][   T88]", fatal, 0), both);
+    let other = "Kernel panic - not syncing: panic_on_taint set ...\n";
+    assert_eq!(read(oops, soon, other, 0).len(), 2);
+
+    // The Oops was there before the run was armed: the panic still counts.
+    assert_eq!(read(oops, soon, fatal, oops.len()), [panic()]);
 }
 
 proptest! {
