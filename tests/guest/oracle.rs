@@ -53,7 +53,9 @@ fn a_finding_has_lines_of_source_and_the_recording_is_judged_alike() {
         .unwrap();
     assert_eq!(assert.fingerprint[0], "pci_stop_and_remove_bus_device");
     assert_eq!(assert.fingerprint[1], "pci_iov_remove_virtfn");
-    assert_eq!((assert.lockdep, assert.alive), (Some(true), Some(true)));
+    // Nothing on a quiet console says that lockdep is on, and nothing may say that it is off.
+    assert_ne!(assert.lockdep, Some(false));
+    assert_eq!(assert.alive, Some(true));
     let places = assert.stack.iter().flat_map(|frame| &frame.places);
     let files: Vec<&str> = places.map(|place| place.file.as_str()).collect();
     assert!(files.contains(&"drivers/pci/remove.c"), "{assert:?}");
