@@ -7,8 +7,9 @@ use vfrace::event::{EventKind, Finding, Observation};
 
 use crate::campaign::{events, told, vfrace};
 
-/// One on the console, and three that no kernel prints anything about: a list that keeps what is removed, a reference
-/// that is not put, a word of the lock that is not cleared.
+/// One that is convicted by its console, and three by what the module measured: a list that keeps what is removed, a
+/// reference that is not put, a word of the lock that is not cleared. Of the last lockdep prints only at boot, before
+/// anything counts; of the first KASAN prints when the PF goes as the last step.
 const MUTANTS: &str = "m-use-after-put,m-list-del-missing,m-pf-put-missing,m-owner-kept";
 
 #[test]
