@@ -128,12 +128,7 @@ impl Scan {
     ) {
         let alone = rules.headline(text, None);
         if alone.is_none() {
-            let open = self
-                .streams
-                .get_mut(&first.writer)
-                .and_then(|s| s.last_mut());
-            if let Some(open) = open.filter(|open| open.begins_with(first)) {
-                open.push_rest(line, text);
+            if self.push_rest(line, first, text) {
                 return;
             }
             let begun = plain(bytes.get(first.text.clone()).unwrap_or_default());
@@ -142,17 +137,21 @@ impl Scan {
                 (rules.headline(&begun, None), rules.headline(&whole, None))
             {
                 self.feed(bytes, rules, first, &whole, Some(found));
-                let open = self
-                    .streams
-                    .get_mut(&first.writer)
-                    .and_then(|s| s.last_mut());
-                if let Some(open) = open.filter(|open| open.begins_with(first)) {
-                    open.push_rest(line, text);
-                }
+                self.push_rest(line, first, text);
                 return;
             }
         }
         self.feed(bytes, rules, line, text, alone);
+    }
+
+    /// Gives the rest of a headline that began in `first` to its report; whether there is one.
+    fn push_rest(&mut self, line: &Line, first: &Line, text: &[u8]) -> bool {
+        let open = self
+            .streams
+            .get_mut(&first.writer)
+            .and_then(|s| s.last_mut());
+        let open = open.filter(|open| open.begins_with(first));
+        open.map(|open| open.push_rest(line, text)).is_some()
     }
 
     fn feed(
