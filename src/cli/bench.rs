@@ -8,17 +8,20 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 
-use crate::campaign::{Campaign, Cell, Outcome, play};
+use crate::campaign::{
+    self, Amount, Asked, Cell, CellAsked, Job, Shard, Store, Table, Unbuilt, store,
+};
 use crate::event::{EventKind, EventSink};
 use crate::exit::ExitCode;
-use crate::kernel::{BuiltKernel, Functions, KernelName, Kernels, Manifest, Presence};
+use crate::host::machine;
+use crate::kernel::{BuiltKernel, Functions, KernelError, KernelName, Kernels, Manifest, Presence};
 use crate::oracle::{Expectations, Expected, KnownIssues};
 use crate::paths;
 
 use crate::qemu::provide::{provide, provide_busybox};
 use crate::qemu::{Accel, QemuBinary, Wish, choose_accel};
 use crate::report::{Recorder, Terminal, terminal};
-use crate::run::{Listener, RunConfig, Stop};
+use crate::run::{Listener, RunConfig, RunError, RunResult, Stop, run};
 use crate::scenario::{self, Scenario, ScenarioError, What};
 
 use super::doctor::DoctorArgs;
@@ -133,10 +136,22 @@ pub(super) struct Bench {
     cache: PathBuf,
 }
 
+/// How much a campaign runs.
+pub(super) struct Order {
+    /// Boots of a combination.
+    pub(super) amount: Amount,
+    /// The kernel that the others are compared with, if one is named.
+    pub(super) reference: Option<String>,
+    /// The part that is run here.
+    pub(super) shard: Option<Shard>,
+    /// Boots at the same time.
+    pub(super) jobs: usize,
+}
+
 /// A bench with everything in place for guests.
 pub(super) struct Ready<'a> {
     bench: &'a Bench,
-    kernels: Vec<BuiltKernel>,
+    kernels: Vec<Result<BuiltKernel, Unbuilt>>,
     qemu: QemuBinary,
     busybox: PathBuf,
     init: PathBuf,
@@ -183,6 +198,32 @@ impl Bench {
         names: &[KernelName],
         options: &Options,
     ) -> Result<Ready<'_>, Failure> {
+        self.ready_with(names, options, |_| None)
+    }
+
+    /// The same, and a kernel that does not build is told with its combinations and keeps no other from being run.
+    pub(super) fn ready_as_far_as_they_build(
+        &self,
+        names: &[KernelName],
+        options: &Options,
+    ) -> Result<Ready<'_>, Failure> {
+        self.ready_with(names, options, |error| match error {
+            KernelError::PatchDoesNotApply { .. } | KernelError::Make { .. }
+                if error.exit() == ExitCode::CannotTell =>
+            {
+                Some(first_line(error))
+            }
+            _ => None,
+        })
+    }
+
+    /// `unbuilt` says why there is no kernel, for an error that is no reason to end.
+    fn ready_with(
+        &self,
+        names: &[KernelName],
+        options: &Options,
+        unbuilt: impl Fn(&KernelError) -> Option<String>,
+    ) -> Result<Ready<'_>, Failure> {
         // A name that does not exist is told before anything is fetched.
         let kernels = self.kernels();
         let manifest = kernels.manifest()?;
@@ -194,21 +235,29 @@ impl Bench {
         let expected = Expectations::load(&expect.join("expect.toml"))?;
         let qemu = provide(&self.cache, &self.data, &self.events, &self.stop)?;
         let busybox = provide_busybox(&self.cache, &self.data, &self.events, &self.stop)?;
-        let kernels = names
-            .iter()
-            .map(|name| kernels.build(name))
-            .collect::<Result<Vec<BuiltKernel>, _>>()?;
-        let image = kernels
-            .first()
-            .map_or(Path::new(""), |kernel| &kernel.image);
-        let accel = choose_accel(
-            &self.cache,
-            &qemu,
-            image,
-            options.accel,
-            &self.events,
-            &self.stop,
-        )?;
+        let build = |name: &KernelName| match kernels.build(name) {
+            Ok(kernel) => Ok(Ok(kernel)),
+            Err(error) => match unbuilt(&error) {
+                Some(why) => Ok(Err(Unbuilt {
+                    name: name.to_string(),
+                    why,
+                })),
+                None => Err(error),
+            },
+        };
+        let kernels = names.iter().map(build).collect::<Result<Vec<_>, _>>()?;
+        let accel = match kernels.iter().flatten().next() {
+            Some(kernel) => choose_accel(
+                &self.cache,
+                &qemu,
+                &kernel.image,
+                options.accel,
+                &self.events,
+                &self.stop,
+            )?,
+            // Nothing will be run.
+            None => Accel::Tcg,
+        };
         let dir = results_dir(options.out.as_deref())?;
         let init = self.data.join("guest-tests/init/init");
         Ok(Ready {
@@ -259,8 +308,16 @@ impl Ready<'_> {
     }
 
     /// The kernels, in the order of their names on the command line.
-    pub(super) fn kernels(&self) -> &[BuiltKernel] {
+    pub(super) fn kernels(&self) -> &[Result<BuiltKernel, Unbuilt>] {
         &self.kernels
+    }
+
+    /// The only kernel, where one was asked for and [`Bench::ready`] has built it.
+    pub(super) fn kernel(&self) -> Result<&BuiltKernel, Failure> {
+        match self.kernels.first() {
+            Some(Ok(kernel)) => Ok(kernel),
+            _ => Err(Failure::NoKernel),
+        }
     }
 
     /// What one run needs, with its results in `dir`.
@@ -291,35 +348,72 @@ impl Ready<'_> {
         &self.dir
     }
 
-    /// Runs scenarios on kernels.
-    pub(super) fn play(
+    /// Runs one scenario on one kernel, in place of an earlier run in the same directory.
+    pub(super) fn run(
         &self,
-        cells: &[Cell<'_>],
-        boots: u32,
-        jobs: usize,
-    ) -> Result<Vec<Outcome>, Failure> {
-        for cell in cells {
-            check_points(cell.scenario, cell.kernel)?;
+        scenario: &Scenario,
+        kernel: &BuiltKernel,
+    ) -> Result<RunResult, Failure> {
+        check_points(scenario, kernel)?;
+        if store::is_campaign(&self.dir) {
+            return Err(Failure::IsCampaign(self.dir.clone()));
         }
-        let alone = jobs == 1;
-        let listen = |dir: &Path| self.listener(dir, alone);
-        Ok(play(&Campaign {
-            cells,
-            boots,
-            jobs,
-            qemu: &self.qemu,
-            accel: self.accel,
-            busybox: &self.busybox,
-            init: &self.init,
-            known: &self.known,
-            expected: &self.expected,
-            dir: self.dir.clone(),
-            skip_sleep: self.skip_sleep,
-            repair: self.repair,
-            few_probes: self.few_probes,
-            stop: self.bench.stop.clone(),
-            listen: &listen,
-        })?)
+        let dir = store::boot_dir(&self.dir, &scenario.name, &kernel.name.to_string(), 1);
+        std::fs::create_dir_all(&dir).map_err(|source| RunError::Write {
+            path: dir.clone(),
+            source,
+        })?;
+        let listener = self.listener(&dir, true);
+        Ok(run(&self.one_run(scenario, kernel, dir), listener)?)
+    }
+
+    /// Runs scenarios on kernels, as far as there are no results in the directory yet.
+    pub(super) fn play(&self, cells: &[Cell<'_>], order: &Order) -> Result<Table, Failure> {
+        for cell in cells {
+            if let Ok(kernel) = cell.kernel {
+                check_points(cell.scenario, kernel)?;
+            }
+        }
+        let options = [
+            (self.skip_sleep, "skip-sleep"),
+            (self.repair, "repair"),
+            (self.few_probes, "few-probes"),
+        ];
+        let asked = Asked {
+            cells: cells.iter().map(CellAsked::of).collect(),
+            amount: order.amount,
+            reference: order.reference.clone(),
+            options: options
+                .iter()
+                .filter(|(on, _)| *on)
+                .map(|(_, name)| (*name).to_owned())
+                .collect(),
+            accel: self.accel.to_string(),
+            qemu: self.qemu.version.clone(),
+            vfrace: env!("CARGO_PKG_VERSION").to_owned(),
+            shard: order.shard,
+        };
+        let (store, there) = Store::open(&self.dir, &asked, &machine::line())?;
+        let alone = order.jobs == 1;
+        let boot = |job: &Job| {
+            let asked = store.asked().cells.get(job.cell);
+            let cell = cells
+                .iter()
+                .find(|cell| asked == Some(&CellAsked::of(cell)));
+            let Some((scenario, kernel)) = cell.and_then(|c| Some((c.scenario, c.kernel.ok()?)))
+            else {
+                // The store was opened with these, and only kernels that are built are run.
+                return Err(RunError::Write {
+                    path: job.dir.clone(),
+                    source: std::io::ErrorKind::NotFound.into(),
+                });
+            };
+            let listener = self.listener(&job.dir, alone);
+            run(&self.one_run(scenario, kernel, job.dir.clone()), listener)
+        };
+        let results = campaign::play(&store, there, order.jobs, &self.bench.stop, &boot)?;
+        let file = store.file();
+        Ok(Table::new(file, &results, &self.expected, None, &self.dir))
     }
 
     /// Writes a run's events and passes its progress on.
@@ -352,6 +446,16 @@ impl Ready<'_> {
             }
         })
     }
+}
+
+/// What a kernel's failure to build comes down to: the first line that says `error`, else the last one that was printed.
+fn first_line(error: &KernelError) -> String {
+    let text = error.to_string();
+    let telling = text
+        .lines()
+        .find(|line| line.contains("error") || line.contains("undefined"));
+    let line = telling.or_else(|| text.lines().last());
+    line.unwrap_or_default().trim().to_owned()
 }
 
 /// Refuses a schedule with a call point that the kernel does not have.

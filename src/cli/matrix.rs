@@ -4,13 +4,13 @@
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use crate::campaign::{Cell, exit, mutants};
+use crate::campaign::{Amount, Cell, mutants};
 use crate::exit::ExitCode;
 use crate::kernel::KernelName;
-use crate::report::{self, MatrixRow, Style};
+use crate::report::{self, Style};
 use crate::scenario::{self, ScenarioError};
 
-use super::bench::{Bench, Options};
+use super::bench::{Bench, Options, Order};
 use super::failure::Failure;
 
 /// Arguments of `vfrace matrix`.
@@ -100,47 +100,33 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
         }
     }
     let scenarios = args.options.load_all(&names, &bench.data)?;
-    let ready = bench.ready(&kernels, &args.options)?;
+    let ready = bench.ready_as_far_as_they_build(&kernels, &args.options)?;
     let cell = |(name, at): &(String, usize)| {
         let named = names.iter().position(|n| n == name)?;
         Some(Cell {
             scenario: scenarios.get(named)?,
-            kernel: ready.kernels().get(*at)?,
+            kernel: ready.kernels().get(*at)?.as_ref(),
         })
     };
     let cells: Vec<Cell<'_>> = pairs.iter().filter_map(cell).collect();
-    let outcomes = ready.play(&cells, args.boots, args.jobs())?;
+    let order = Order {
+        amount: Amount::Boots(args.boots),
+        reference: None,
+        shard: None,
+        jobs: args.jobs(),
+    };
+    let table = ready.play(&cells, &order)?;
     let dir = ready.dir().to_path_buf();
     let interrupted = bench.stop.load(Ordering::Acquire);
     bench.quiet();
-    let rows: Vec<MatrixRow> = outcomes
-        .iter()
-        .map(|outcome| MatrixRow {
-            scenario: outcome.scenario.clone(),
-            kernel: outcome.kernel.clone(),
-            verdict: outcome.verdict,
-            expected: outcome.expected.clone(),
-            as_expected: outcome.expected.is_none() || outcome.is_as_expected(),
-            seen: outcome.seen().map(report::in_a_line),
-            hits: outcome.hits,
-            rounds: outcome.rounds,
-            seconds: outcome.seconds,
-        })
-        .collect();
-    let file = dir.join("matrix.json");
-    let json = serde_json::to_vec_pretty(&outcomes).map_err(std::io::Error::from);
-    json.and_then(|json| std::fs::write(&file, json))
-        .map_err(|source| Failure::Results { path: file, source })?;
-    print!("{}", report::matrix(&rows, Style::stdout().color));
+    // What a person waits for comes before a file that may not be written.
+    print!("{}", report::matrix(&table, Style::stdout().color));
     if interrupted {
-        println!(
-            "stopped before the end: {} of {} combinations were run",
-            rows.len(),
-            pairs.len()
-        );
+        println!("stopped before the end; the same command with --out goes on");
     }
     println!("evidence: {}", dir.display());
-    Ok(exit(&outcomes, interrupted))
+    table.write(&dir)?;
+    Ok(table.exit(interrupted))
 }
 
 #[cfg(test)]
