@@ -193,7 +193,11 @@ impl Asked {
         };
         differ("boots:", self.amount.to_string(), now.amount.to_string());
         differ("reference:", or(&self.reference), or(&now.reference));
-        differ("options:", self.options.join(" "), now.options.join(" "));
+        let list = |options: &[String]| match options {
+            [] => "none".to_owned(),
+            some => some.join(" "),
+        };
+        differ("options:", list(&self.options), list(&now.options));
         differ("accelerator:", self.accel.clone(), now.accel.clone());
         differ("QEMU:", self.qemu.clone(), now.qemu.clone());
         differ("vfrace:", self.vfrace.clone(), now.vfrace.clone());

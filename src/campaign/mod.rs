@@ -18,7 +18,7 @@ pub mod store;
 mod table;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use crate::event::Verdict;
 use crate::exit::ExitCode;
@@ -29,12 +29,12 @@ pub use asked::{Amount, Asked, CellAsked, ErrorBound, MOST_BOOTS};
 pub use error::CampaignError;
 pub use play::{Boot, Job, play};
 pub use reference::Tally;
-pub use shard::Shard;
+pub use shard::{Shard, ShardWish};
 pub use store::{BootResult, Results, Store};
 pub use table::{Bound, Outcome, Table};
 
 /// The verdict on a kernel that does not build.
-pub const UNBUILT: Verdict = Verdict::BootFail;
+pub const UNBUILT: Verdict = Verdict::BuildFail;
 
 /// One combination of scenario and kernel.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +59,7 @@ pub fn verdict_exit(verdict: Verdict) -> ExitCode {
     match verdict {
         Verdict::Pass => ExitCode::Good,
         Verdict::Infra => ExitCode::Infrastructure,
-        Verdict::BootFail | Verdict::Inconclusive => ExitCode::CannotTell,
+        Verdict::BuildFail | Verdict::BootFail | Verdict::Inconclusive => ExitCode::CannotTell,
         Verdict::DoubleRemoval | Verdict::Deadlock | Verdict::Finding | Verdict::Silent => {
             ExitCode::Bad
         }

@@ -12,6 +12,10 @@ use crate::event::Verdict;
 /// Boots without a verdict on the kernel after which a combination is given up, if it has no others.
 const HOPELESS: u32 = 3;
 
+/// How many times the fewest rounds the plain kernel gets to show a first hit: no hit in that many is seen of one that hits
+/// in every fifth round once in a hundred times, for an error of 1 %.
+const PATIENCE: u32 = 4;
+
 /// Boots that are under way, as in [`Results`].
 pub type Running = BTreeSet<(usize, u32)>;
 
@@ -84,25 +88,26 @@ fn fixed(asked: &Asked, boots: u32, results: &Results, running: &Running) -> Nex
 
 fn by_bound(asked: &Asked, results: &Results, running: &Running) -> Next {
     let sure = tallies(asked, results);
-    let hoped = with_hopes(asked, &sure, running);
+    let [clean, hit] = [false, true].map(|hits| with_hopes(asked, &sure, running, hits));
     let mut scenarios: Vec<&str> = Vec::new();
     for cell in &asked.cells {
         if !scenarios.contains(&cell.scenario.as_str()) {
             scenarios.push(&cell.scenario);
         }
     }
-    let wanted =
-        |at: usize| wished(asked, &sure, at) == Some(at) || reference(asked, &sure, at) == Some(at);
+    let is_reference = |at: usize| reference(asked, &sure, at) == Some(at);
     for scenario in scenarios {
         let cells = asked.cells.iter().enumerate();
         let here = cells.filter(|(_, cell)| cell.scenario == scenario);
         let open = here.map(|(at, _)| at).filter(|&at| {
-            // Neither what is there nor what is to be hoped for from what is under way may be enough.
-            end(asked, &sure, at).is_none() && end(asked, &hoped, at).is_none()
+            // Neither what is there nor what may come of what is under way may be enough.
+            [&sure, &clean, &hit]
+                .iter()
+                .all(|tallies| end(asked, tallies, at).is_none())
         });
-        let boots = |at: usize| hoped.get(at).map_or(0, |tally| tally.boots);
+        let boots = |at: usize| clean.get(at).map_or(0, |tally| tally.boots);
         // A reference first: what the others need depends on it.
-        if let Some(at) = open.min_by_key(|&at| (!wanted(at), boots(at), at)) {
+        if let Some(at) = open.min_by_key(|&at| (!is_reference(at), boots(at), at)) {
             let is_free =
                 |boot: &u32| !results.contains_key(&(at, *boot)) && !running.contains(&(at, *boot));
             if let Some(boot) = (1..=asked.amount.most_boots()).find(is_free) {
@@ -127,20 +132,21 @@ pub fn tallies(asked: &Asked, results: &Results) -> Vec<Tally> {
     tallies
 }
 
-/// The same as if all that is under way turned out well for the bound.
-fn with_hopes(asked: &Asked, sure: &[Tally], running: &Running) -> Vec<Tally> {
+/// The same as if all that is under way turned out alike: PASS, or with a hit in the first round of each boot where a
+/// reference is to be expected.
+fn with_hopes(asked: &Asked, sure: &[Tally], running: &Running, hits: bool) -> Vec<Tally> {
     let mut under_way: BTreeMap<usize, u32> = BTreeMap::new();
     for (at, _) in running {
         *under_way.entry(*at).or_default() += 1;
     }
     let mut hoped = sure.to_vec();
     for (at, boots) in under_way {
-        let is_reference =
+        let may_hit =
             wished(asked, sure, at) == Some(at) || sure.get(at).is_some_and(|tally| tally.hits > 0);
         let rounds = asked.cells.get(at).map_or(1, |cell| cell.rounds);
         if let Some(tally) = hoped.get_mut(at) {
             tally.boots = tally.boots.saturating_add(boots);
-            if is_reference {
+            if hits && may_hit {
                 // A boot ends with its first hit.
                 tally.hits = tally.hits.saturating_add(boots);
                 tally.tries = tally.tries.saturating_add(boots);
@@ -188,10 +194,16 @@ pub fn end(asked: &Asked, tallies: &[Tally], at: usize) -> Option<End> {
     } else {
         match reference(asked, tallies, at).and_then(|other| tallies.get(other)) {
             Some(reference) if met(reference.rate(), tally.clean) => return Some(End::Met),
-            None if tally.clean >= fewest_rounds(error)
-                && !(is_wished && asked.reference.is_some()) =>
-            {
-                return Some(End::NoReference);
+            None => {
+                let rounds = fewest_rounds(error);
+                let enough = match (is_wished, &asked.reference) {
+                    (true, Some(_)) => u32::MAX,
+                    (true, None) => rounds.saturating_mul(PATIENCE),
+                    (false, _) => rounds,
+                };
+                if tally.clean >= enough {
+                    return Some(End::NoReference);
+                }
             }
             _ => {}
         }
@@ -199,33 +211,29 @@ pub fn end(asked: &Asked, tallies: &[Tally], at: usize) -> Option<End> {
     (tally.boots >= most_boots).then_some(End::MostBoots)
 }
 
-/// Boots that are missing: their number, and the first of them.
-pub fn missing(asked: &Asked, results: &Results) -> (u64, Vec<(usize, u32)>) {
-    /// How many are named.
-    const NAMED: usize = 10;
-    let Amount::Boots(boots) = asked.amount else {
-        let tallies = tallies(asked, results);
-        let open = (0..asked.cells.len()).filter(|&at| end(asked, &tallies, at).is_none());
-        let open: Vec<(usize, u32)> = open
-            .filter_map(|at| Some((at, tallies.get(at)?.boots.saturating_add(1))))
-            .collect();
-        return (open.len() as u64, open);
-    };
-    let mut count = 0u64;
-    let mut named = Vec::new();
-    for (at, cell) in asked.cells.iter().enumerate() {
-        if cell.kernel_id.is_none() {
-            continue;
+/// Combinations with boots that are missing, and how many these are; for an error bound, those that are not at their end,
+/// with 1.
+pub fn missing(asked: &Asked, results: &Results) -> Vec<(usize, u64)> {
+    let tallies = tallies(asked, results);
+    let of = |at: usize| match asked.amount {
+        Amount::Error { .. } => u64::from(end(asked, &tallies, at).is_none()),
+        Amount::Boots(boots) => {
+            let start = (at as u64).saturating_mul(boots.into());
+            let dealt = match asked.shard {
+                None => boots.into(),
+                Some(part) => part.below(start.saturating_add(boots.into())) - part.below(start),
+            };
+            let there = results.range((at, 1)..=(at, boots));
+            let there = there.filter(|((_, boot), _)| is_dealt(asked, at, *boot));
+            dealt.saturating_sub(there.count() as u64)
         }
-        let there = results.range((at, 1)..=(at, boots)).count() as u64;
-        count += u64::from(boots).saturating_sub(there);
-        let open = (1..=boots).filter(|boot| !results.contains_key(&(at, *boot)));
-        named.extend(
-            open.map(|boot| (at, boot))
-                .take(NAMED.saturating_sub(named.len())),
-        );
-    }
-    (count, named)
+    };
+    let cells = asked.cells.iter().enumerate();
+    let built = cells.filter(|(_, cell)| cell.kernel_id.is_some());
+    built
+        .map(|(at, _)| (at, of(at)))
+        .filter(|(_, missing)| *missing > 0)
+        .collect()
 }
 
 /// Whether a verdict says that the kernel did neither what is looked for nor nothing.
@@ -237,5 +245,6 @@ pub(super) fn is_other(verdict: Verdict) -> bool {
             | Verdict::Finding
             | Verdict::Silent
             | Verdict::BootFail
+            | Verdict::BuildFail
     )
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::asked::{Amount, Asked};
+use super::asked::{Amount, Asked, CellAsked};
 use super::bound::{clean_needed, false_pass, meets};
 use super::error::CampaignError;
 use super::plan::{self, End};
@@ -14,10 +14,10 @@ use super::shard::Shard;
 use super::stats::{Interval, Rate};
 use super::store::{BootResult, CampaignFile, Results, boot_dir};
 use super::{UNBUILT, verdict_exit};
-use crate::event::{Finding, Standing, Verdict};
+use crate::event::{Class, Finding, Standing, Verdict};
 use crate::exit::ExitCode;
 use crate::host::files;
-use crate::oracle::{Expectations, Expected};
+use crate::oracle::{Expectations, Expected, Judgement};
 
 /// What the file matrix.json calls itself.
 const SCHEMA: &str = "vfrace-matrix";
@@ -55,8 +55,8 @@ pub struct Table {
     pub outcomes: Vec<Outcome>,
     /// Boots that should be there and are not, or for an error bound combinations that need more.
     pub missing: u64,
-    /// The first of them.
-    pub missing_first: Vec<String>,
+    /// Which combinations they belong to, with how many.
+    pub missing_of: Vec<(String, u64)>,
 }
 
 /// What a combination gave.
@@ -101,6 +101,9 @@ pub struct Outcome {
     /// The boots.
     #[serde(skip)]
     pub boots: Vec<BootResult>,
+    /// The judgement on a kernel that does not build.
+    #[serde(skip)]
+    unbuilt: Option<Judgement>,
 }
 
 /// The chance that a kernel as bad as the reference shows as little.
@@ -117,37 +120,49 @@ pub struct Bound {
 }
 
 impl Outcome {
+    /// What the verdict rests on.
+    fn decisive(&self) -> impl Iterator<Item = &Judgement> {
+        let boots = self.boots.iter().map(|boot| &boot.judgement);
+        let verdict = self.verdict;
+        self.unbuilt
+            .iter()
+            .chain(boots)
+            .filter(move |judgement| judgement.verdict == verdict)
+    }
+
     /// Whether it is what it should be, for the reason that it should have: each boot with that verdict has the finding
     /// that is expected. Without an expectation, PASS is.
     fn compare(&self) -> bool {
         let Some(expected) = &self.expected else {
             return self.verdict == Verdict::Pass;
         };
-        let mut decisive = self
-            .boots
-            .iter()
-            .map(|boot| &boot.judgement)
-            .filter(|judgement| judgement.verdict == self.verdict);
-        self.verdict == expected.verdict && decisive.all(|judgement| expected.met_by(judgement))
+        self.verdict == expected.verdict && self.decisive().all(|j| expected.met_by(j))
     }
 
     /// The finding that it rests on: the one that is expected, or one that the scenario looks for, or the first that is
     /// not a known issue.
     fn find_seen(&self) -> Option<Finding> {
-        let decisive = || {
-            let boots = self.boots.iter().map(|boot| &boot.judgement);
-            boots.filter(|judgement| judgement.verdict == self.verdict)
+        let named = self.expected.as_ref().filter(|e| e.has_reason());
+        let of = |is: &dyn Fn(&Finding) -> bool| {
+            let mut all = self.decisive().flat_map(|judgement| &judgement.findings);
+            all.find(|finding| is(finding))
         };
-        let wanted = self.expected.as_ref().filter(|e| e.has_reason());
-        let of = |is: &dyn Fn(Standing) -> bool| {
-            let mut all = decisive().flat_map(|judgement| &judgement.findings);
-            all.find(|finding| is(finding.standing))
+        let class = match self.verdict {
+            Verdict::DoubleRemoval => Some(Class::DoubleRemoval),
+            Verdict::Deadlock => Some(Class::Deadlock),
+            _ => None,
         };
-        wanted
-            .and_then(|e| decisive().find_map(|judgement| e.reason(&judgement.findings)))
-            .or_else(|| of(&|standing| standing == Standing::Wanted))
-            .or_else(|| of(&|standing| standing != Standing::Known))
+        named
+            .and_then(|e| self.decisive().find_map(|j| e.reason(&j.findings)))
+            .or_else(|| of(&|finding| finding.standing == Standing::Wanted))
+            .or_else(|| of(&|f| f.standing != Standing::Known && Some(f.class) == class))
+            .or_else(|| of(&|finding| finding.standing != Standing::Known))
             .cloned()
+    }
+
+    fn telling_evidence(&self) -> Option<String> {
+        let mut lines = self.decisive().flat_map(|judgement| &judgement.evidence);
+        lines.find(|line| !line.starts_with(SCHEDULE)).cloned()
     }
 
     /// The exit code for this combination alone.
@@ -178,11 +193,8 @@ impl Table {
         };
         let tallies = plan::tallies(asked, results);
         let outcome = |at| outcome(asked, results, &tallies, expected, error, dir, at);
-        let (missing, first) = plan::missing(asked, results);
-        let name = |(at, boot): (usize, u32)| {
-            let cell = asked.cells.get(at)?;
-            Some(format!("{}, boot {boot}", cell.title()))
-        };
+        let missing = plan::missing(asked, results);
+        let name = |(at, missing): &(usize, u64)| Some((asked.cells.get(*at)?.title(), *missing));
         Self {
             schema: SCHEMA,
             version: VERSION,
@@ -197,8 +209,8 @@ impl Table {
             shard: asked.shard,
             error,
             outcomes: (0..asked.cells.len()).filter_map(outcome).collect(),
-            missing,
-            missing_first: first.into_iter().filter_map(name).collect(),
+            missing: missing.iter().map(|(_, missing)| missing).sum(),
+            missing_of: missing.iter().filter_map(name).collect(),
         }
     }
 
@@ -255,11 +267,7 @@ fn outcome(
         None => UNBUILT,
         Some(_) => total(asked.amount, &verdicts, bound.as_ref())?,
     };
-    let decisive: Vec<&BootResult> = boots
-        .iter()
-        .filter(|boot| boot.judgement.verdict == verdict)
-        .collect();
-    let evidence = decisive.iter().flat_map(|boot| &boot.judgement.evidence);
+    let unbuilt = cell.kernel_id.is_none().then(|| unbuilt(cell));
     let first = boot_dir(dir, &cell.scenario, &cell.kernel, 1);
     let mut outcome = Outcome {
         scenario: cell.scenario.clone(),
@@ -270,26 +278,38 @@ fn outcome(
         expected: expected.expectation(&cell.scenario, &cell.kernel),
         as_expected: false,
         seen: None,
-        evidence: match &cell.build_failure {
-            Some(why) => Some(why.clone()),
-            None => evidence
-                .clone()
-                .find(|line| !line.starts_with(SCHEDULE))
-                .cloned(),
-        },
+        evidence: None,
         tally,
-        shown: decisive.iter().map(|boot| boot.judgement.hits).sum(),
+        shown: 0,
         interval: tally.rate().interval().filter(|_| tally.hits > 0),
         bound,
         ended: plan::end(asked, tallies, at),
-        seconds: boots.iter().map(|boot| boot.seconds).sum(),
+        seconds: boots
+            .iter()
+            .map(|boot| boot.seconds)
+            .fold(0.0, |sum, s| sum + s),
         verdicts,
         dir: first.parent().unwrap_or(dir).to_path_buf(),
         boots,
+        unbuilt,
     };
+    outcome.evidence = outcome.telling_evidence();
+    outcome.shown = outcome.decisive().map(|judgement| judgement.hits).sum();
     outcome.as_expected = outcome.compare();
     outcome.seen = outcome.find_seen();
     Some(outcome)
+}
+
+/// The judgement on a kernel that does not build: the line that says why is its finding.
+fn unbuilt(cell: &CellAsked) -> Judgement {
+    let why = cell.build_failure.clone().unwrap_or_default();
+    Judgement {
+        verdict: UNBUILT,
+        findings: vec![Finding::new(Class::Build, &why, Standing::Other)],
+        evidence: vec![why],
+        hits: 0,
+        rounds: 0,
+    }
 }
 
 /// Boots by verdict, in the order of [`Verdict`].

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The test bench that `run` and `matrix` share: QEMU, kernels, the guest's parts, signals, progress, results.
 
+mod play;
+
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -8,26 +10,25 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 
-use crate::campaign::{
-    self, Amount, Asked, Cell, CellAsked, Job, Shard, Store, Table, Unbuilt, store,
-};
-use crate::event::{EventKind, EventSink};
+use crate::campaign::Unbuilt;
+use crate::event::EventSink;
 use crate::exit::ExitCode;
-use crate::host::machine;
-use crate::kernel::{BuiltKernel, Functions, KernelError, KernelName, Kernels, Manifest, Presence};
+use crate::kernel::{BuiltKernel, KernelError, KernelName, Kernels, Manifest};
 use crate::oracle::{Expectations, Expected, KnownIssues};
 use crate::paths;
 
 use crate::qemu::provide::{provide, provide_busybox};
 use crate::qemu::{Accel, QemuBinary, Wish, choose_accel};
-use crate::report::{Recorder, Terminal, terminal};
-use crate::run::{Listener, RunConfig, RunError, RunResult, Stop, run};
-use crate::scenario::{self, Scenario, ScenarioError, What};
+use crate::report::Terminal;
+use crate::run::{RunConfig, Stop};
+use crate::scenario::{self, Scenario, ScenarioError};
 
 use super::doctor::DoctorArgs;
 use super::failure::Failure;
 use super::kernel::KernelArgs;
 use super::points::PointsArgs;
+
+pub(super) use play::Order;
 
 /// Options that every command that runs guests has.
 #[derive(Debug, clap::Args)]
@@ -136,18 +137,6 @@ pub(super) struct Bench {
     cache: PathBuf,
 }
 
-/// How much a campaign runs.
-pub(super) struct Order {
-    /// Boots of a combination.
-    pub(super) amount: Amount,
-    /// The kernel that the others are compared with, if one is named.
-    pub(super) reference: Option<String>,
-    /// The part that is run here.
-    pub(super) shard: Option<Shard>,
-    /// Boots at the same time.
-    pub(super) jobs: usize,
-}
-
 /// A bench with everything in place for guests.
 pub(super) struct Ready<'a> {
     bench: &'a Bench,
@@ -207,13 +196,8 @@ impl Bench {
         names: &[KernelName],
         options: &Options,
     ) -> Result<Ready<'_>, Failure> {
-        self.ready_with(names, options, |error| match error {
-            KernelError::PatchDoesNotApply { .. } | KernelError::Make { .. }
-                if error.exit() == ExitCode::CannotTell =>
-            {
-                Some(first_line(error))
-            }
-            _ => None,
+        self.ready_with(names, options, |error| {
+            (error.exit() == ExitCode::CannotTell).then(|| telling_line(error))
         })
     }
 
@@ -279,6 +263,15 @@ impl Bench {
     /// The kernel variants that there are.
     pub(super) fn manifest(&self) -> Result<Manifest, Failure> {
         Ok(self.kernels().manifest()?)
+    }
+
+    /// The kernel that a name stands for where there can be only one: that of the variant with its code for an alias.
+    pub(super) fn one_kernel(&self, name: &KernelName) -> Result<KernelName, Failure> {
+        let mut kernels = self.manifest()?.expand(std::slice::from_ref(name))?;
+        match (kernels.pop(), kernels.is_empty()) {
+            (Some(kernel), true) => Ok(kernel),
+            _ => Err(Failure::SeveralKernels(name.clone())),
+        }
     }
 
     fn kernels(&self) -> Kernels {
@@ -347,180 +340,18 @@ impl Ready<'_> {
     pub(super) fn dir(&self) -> &Path {
         &self.dir
     }
-
-    /// Runs one scenario on one kernel, in place of an earlier run in the same directory.
-    pub(super) fn run(
-        &self,
-        scenario: &Scenario,
-        kernel: &BuiltKernel,
-    ) -> Result<RunResult, Failure> {
-        check_points(scenario, kernel)?;
-        if store::is_campaign(&self.dir) {
-            return Err(Failure::IsCampaign(self.dir.clone()));
-        }
-        let dir = store::boot_dir(&self.dir, &scenario.name, &kernel.name.to_string(), 1);
-        std::fs::create_dir_all(&dir).map_err(|source| RunError::Write {
-            path: dir.clone(),
-            source,
-        })?;
-        let listener = self.listener(&dir, true);
-        Ok(run(&self.one_run(scenario, kernel, dir), listener)?)
-    }
-
-    /// Runs scenarios on kernels, as far as there are no results in the directory yet.
-    pub(super) fn play(&self, cells: &[Cell<'_>], order: &Order) -> Result<Table, Failure> {
-        for cell in cells {
-            if let Ok(kernel) = cell.kernel {
-                check_points(cell.scenario, kernel)?;
-            }
-        }
-        let options = [
-            (self.skip_sleep, "skip-sleep"),
-            (self.repair, "repair"),
-            (self.few_probes, "few-probes"),
-        ];
-        let asked = Asked {
-            cells: cells.iter().map(CellAsked::of).collect(),
-            amount: order.amount,
-            reference: order.reference.clone(),
-            options: options
-                .iter()
-                .filter(|(on, _)| *on)
-                .map(|(_, name)| (*name).to_owned())
-                .collect(),
-            accel: self.accel.to_string(),
-            qemu: self.qemu.version.clone(),
-            vfrace: env!("CARGO_PKG_VERSION").to_owned(),
-            shard: order.shard,
-        };
-        let (store, there) = Store::open(&self.dir, &asked, &machine::line())?;
-        let alone = order.jobs == 1;
-        let boot = |job: &Job| {
-            let asked = store.asked().cells.get(job.cell);
-            let cell = cells
-                .iter()
-                .find(|cell| asked == Some(&CellAsked::of(cell)));
-            let Some((scenario, kernel)) = cell.and_then(|c| Some((c.scenario, c.kernel.ok()?)))
-            else {
-                // The store was opened with these, and only kernels that are built are run.
-                return Err(RunError::Write {
-                    path: job.dir.clone(),
-                    source: std::io::ErrorKind::NotFound.into(),
-                });
-            };
-            let listener = self.listener(&job.dir, alone);
-            run(&self.one_run(scenario, kernel, job.dir.clone()), listener)
-        };
-        let results = campaign::play(&store, there, order.jobs, &self.bench.stop, &boot)?;
-        let file = store.file();
-        Ok(Table::new(file, &results, &self.expected, None, &self.dir))
-    }
-
-    /// Writes a run's events and passes its progress on.
-    fn listener(&self, dir: &Path, alone: bool) -> Listener {
-        let boot = dir.file_name().unwrap_or_default().to_string_lossy();
-        let boot = boot.trim_start_matches("boot-").parse().unwrap_or(1);
-        let path = dir.join("events.jsonl");
-        let told = |error| log::error!("the recording {} is incomplete: {error}", path.display());
-        let mut file = Recorder::create(&path).map_err(told).ok();
-        let display = self.bench.events.clone();
-        let name = path.display().to_string();
-        let mut step = None;
-        Box::new(move |event| {
-            if alone {
-                if !matches!(event.kind, EventKind::Wire(_) | EventKind::Guest(_)) {
-                    display.emit(event.kind.clone());
-                }
-            } else {
-                summarise(&mut step, &display, &event.kind, boot);
-            }
-            let last = matches!(event.kind, EventKind::Judged { .. });
-            let written = file.as_mut().map_or(Ok(()), |file| {
-                file.write(event)?;
-                if last { file.flush() } else { Ok(()) }
-            });
-            if let Err(error) = written {
-                // Said once: the run goes on, its verdict does not depend on the file.
-                log::error!("the recording {name} is incomplete: {error}");
-                file = None;
-            }
-        })
-    }
 }
 
-/// What a kernel's failure to build comes down to: the first line that says `error`, else the last one that was printed.
-fn first_line(error: &KernelError) -> String {
+/// What a kernel's failure to build comes down to: the first line below the headline that says `error:` or `undefined`,
+/// else the headline.
+fn telling_line(error: &KernelError) -> String {
     let text = error.to_string();
-    let telling = text
-        .lines()
-        .find(|line| line.contains("error") || line.contains("undefined"));
-    let line = telling.or_else(|| text.lines().last());
-    line.unwrap_or_default().trim().to_owned()
-}
-
-/// Refuses a schedule with a call point that the kernel does not have.
-fn check_points(scenario: &Scenario, kernel: &BuiltKernel) -> Result<(), Failure> {
-    let mut calls = scenario
-        .schedule
-        .points()
-        .filter_map(|point| match &point.what {
-            What::Call { call, .. } => Some((point, call)),
-            What::Wire { .. } => None,
-        });
-    let Some(first) = calls.next() else {
-        return Ok(());
-    };
-    let functions = Functions::load(kernel)?;
-    for (point, call) in std::iter::once(first).chain(calls) {
-        let presence = functions.has(call);
-        if presence != Presence::Ftraceable {
-            return Err(Failure::Point {
-                point: point.to_string(),
-                kernel: kernel.name.to_string(),
-                why: presence.to_string(),
-            });
-        }
-    }
-    Ok(())
-}
-
-/// Several guests at a time: of each only where it is and what came out.
-fn summarise(step: &mut Option<String>, display: &EventSink, kind: &EventKind, boot: u32) {
-    match (kind, step.as_deref()) {
-        (
-            EventKind::RunStarted {
-                scenario, kernel, ..
-            },
-            _,
-        ) => {
-            let again = if boot > 1 {
-                format!(", boot {boot}")
-            } else {
-                String::new()
-            };
-            *step = Some(format!("{scenario} on {kernel}{again}"));
-        }
-        (EventKind::Phase { phase, round, .. }, Some(step)) => {
-            let detail = terminal::where_it_is(*phase, *round);
-            display.progress(step, detail, None);
-        }
-        (
-            EventKind::Judged {
-                verdict,
-                hits,
-                rounds,
-                seconds,
-                ..
-            },
-            Some(step),
-        ) => {
-            display.finished(
-                step,
-                format!("{verdict}  {hits}/{rounds} rounds  {seconds:.1} s"),
-            );
-        }
-        _ => {}
-    }
+    let tells = |line: &&str| line.contains("error:") || line.contains("undefined");
+    let line = text.lines().skip(1).find(tells);
+    line.or_else(|| text.lines().next())
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
 }
 
 /// The results directory: a new one under results/ unless one is named.
@@ -542,8 +373,9 @@ fn results_dir(named: Option<&Path>) -> Result<PathBuf, Failure> {
 /// `vfrace kernel`, with progress and signals as everywhere.
 pub(super) fn kernel(args: &KernelArgs) -> Result<ExitCode, Failure> {
     let bench = Bench::new()?;
+    let expected = Expectations::load(&bench.data.join("guest-tests/expect/expect.toml"))?;
     let mut said = Vec::new();
-    let exit = super::kernel::run(args, &bench.kernels(), &mut said);
+    let exit = super::kernel::run(args, &bench.kernels(), &expected, &mut said);
     bench.quiet_and_print(&said);
     Ok(exit?)
 }

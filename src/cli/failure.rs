@@ -56,6 +56,9 @@ pub(super) enum Failure {
     /// A run's directory.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// The kernel to compare with is not run.
+    #[error("the reference `{0}` is not among --kernels")]
+    Reference(KernelName),
     /// There is no kernel where one should have been built.
     #[error("no kernel was named")]
     NoKernel,
@@ -74,6 +77,9 @@ pub(super) enum Failure {
     /// Only a mutant says which scenarios reach it.
     #[error("`{kernel}` names no scenarios that reach it", kernel = .0)]
     NoReach(KernelName),
+    /// One kernel is wanted, and the name stands for several or none.
+    #[error("`{0}` does not stand for one kernel")]
+    SeveralKernels(KernelName),
     /// A console or recording that is to be judged.
     #[error(transparent)]
     Judge(#[from] JudgeError),
@@ -107,10 +113,13 @@ impl Failure {
             Failure::Campaign(error) => error.exit(),
             Failure::Symbols(_)
             | Failure::Shard(_)
+            | Failure::Reference(_)
             | Failure::NoKernel
             | Failure::IsCampaign(_) => ExitCode::Usage,
 
-            Failure::NothingToExplore(_) | Failure::NoReach(_) => ExitCode::Usage,
+            Failure::NothingToExplore(_) | Failure::NoReach(_) | Failure::SeveralKernels(_) => {
+                ExitCode::Usage
+            }
             Failure::Path(_)
             | Failure::Known(_)
             | Failure::Expect(_)
@@ -134,7 +143,11 @@ impl Failure {
             Failure::NothingToExplore(_) => {
                 Some("use a scenario with an unplug, e.g. unbind-vs-vf-unplug".to_owned())
             }
+            Failure::Reference(_) => Some("add it there: its hits have to be counted".to_owned()),
             Failure::IsCampaign(_) => Some("name another directory with --out".to_owned()),
+            Failure::SeveralKernels(_) => {
+                Some("name one of those that `vfrace kernel list` shows; `vfrace matrix --kernels` takes several".to_owned())
+            }
             Failure::NoReach(_) => Some(
                 "give `--scenarios reach` to mutants only, and name scenarios for other kernels"
                     .to_owned(),

@@ -12,6 +12,9 @@ use crate::event::Verdict;
 /// Characters of a finding's title in a table.
 const TITLE: usize = 70;
 
+/// Combinations with missing boots that are named.
+const NAMED: usize = 10;
+
 /// The table, what was not expected first, with a line at its end that says how many came as expected.
 pub fn matrix(table: &Table, color: bool) -> String {
     let rows: Vec<Row<'_>> = table.outcomes.iter().map(Row::new).collect();
@@ -110,10 +113,11 @@ fn rounds(outcome: &Outcome) -> String {
             if tally.hits != outcome.shown || tally.tries != tally.rounds {
                 said.push(format!("wanted {}/{}", tally.hits, tally.tries));
             }
+            let percent = |share: f64| (share * 100.0).round();
             said.push(format!(
                 "{}-{} %",
-                percent(interval.low, f64::floor),
-                percent(interval.high, f64::ceil)
+                percent(interval.low),
+                percent(interval.high)
             ));
         }
         _ => {}
@@ -137,11 +141,6 @@ fn rounds(outcome: &Outcome) -> String {
         let _ = write!(text, " ({})", said.join("; "));
     }
     text
-}
-
-/// A share in whole percent, rounded outwards: an interval may only become wider.
-fn percent(share: f64, outwards: fn(f64) -> f64) -> f64 {
-    outwards(share * 100.0)
 }
 
 fn plural(n: impl std::fmt::Display, word: &str) -> String {
@@ -169,7 +168,11 @@ fn totals(table: &Table) -> String {
 /// `3 boots, 9 rounds, 64 s of guests; vfrace 0.1.0, QEMU 11.1.3 (tcg), Linux 7.2.12-1`.
 fn effort(table: &Table) -> String {
     let sum = |of: &dyn Fn(&Outcome) -> u64| table.outcomes.iter().map(of).sum::<u64>();
-    let seconds: f64 = table.outcomes.iter().map(|o| o.seconds).sum();
+    let seconds: f64 = table
+        .outcomes
+        .iter()
+        .map(|o| o.seconds)
+        .fold(0.0, |sum, s| sum + s);
     let mut sources: Vec<&str> = Vec::new();
     for source in table
         .outcomes
@@ -210,13 +213,21 @@ fn remarks(table: &Table) -> Vec<String> {
             Amount::Boots(_) => plural(table.missing, "boot"),
             Amount::Error { .. } => plural(table.missing, "combination") + " not at the end",
         };
-        let more = match table.missing > table.missing_first.len() as u64 {
+        let of = table
+            .missing_of
+            .iter()
+            .take(NAMED)
+            .map(|(title, n)| match table.amount {
+                Amount::Boots(boots) if u64::from(boots) > 1 => format!("{title}: {n}"),
+                _ => title.clone(),
+            });
+        let more = match table.missing_of.len() > NAMED {
             true => ", ...",
             false => "",
         };
         lines.push(format!(
             "missing: {what} ({}{more})",
-            table.missing_first.join(", ")
+            of.collect::<Vec<_>>().join(", ")
         ));
     }
     if let (Some(error), Amount::Boots(_)) = (table.error, table.amount) {
@@ -365,3 +376,6 @@ fn escape(text: &str) -> String {
         .replace('<', "&lt;")
         .replace('\n', " ")
 }
+
+#[cfg(test)]
+mod tests;
