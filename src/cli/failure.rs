@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use crate::campaign::CampaignError;
 use crate::exit::ExitCode;
 use crate::host::HostError;
 use crate::kernel::{KernelError, KernelName};
@@ -55,6 +56,21 @@ pub(super) enum Failure {
     /// A run's directory.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// The kernel to compare with is not run.
+    #[error("the reference `{0}` is not among --kernels")]
+    Reference(KernelName),
+    /// There is no kernel where one should have been built.
+    #[error("no kernel was named")]
+    NoKernel,
+    /// A single run in the directory of a campaign.
+    #[error("{0} has a campaign, and a single run would take the place of one of its boots")]
+    IsCampaign(PathBuf),
+    /// A campaign's directory.
+    #[error(transparent)]
+    Campaign(#[from] CampaignError),
+    /// A part of a campaign that cannot be.
+    #[error("{0}")]
+    Shard(String),
     /// A scenario without an unplug has one schedule only.
     #[error("there is nothing to explore in `{0}`: nothing is unplugged in it")]
     NothingToExplore(String),
@@ -94,7 +110,12 @@ impl Failure {
             Failure::Provide(error) => error.exit(),
             Failure::Accel(error) => error.exit(),
             Failure::Judge(error) => error.exit(),
-            Failure::Symbols(_) => ExitCode::Usage,
+            Failure::Campaign(error) => error.exit(),
+            Failure::Symbols(_)
+            | Failure::Shard(_)
+            | Failure::Reference(_)
+            | Failure::NoKernel
+            | Failure::IsCampaign(_) => ExitCode::Usage,
 
             Failure::NothingToExplore(_) | Failure::NoReach(_) | Failure::SeveralKernels(_) => {
                 ExitCode::Usage
@@ -118,9 +139,12 @@ impl Failure {
             Failure::Provide(error) => error.hint(),
             Failure::Accel(error) => error.hint(),
             Failure::Judge(error) => error.hint(),
+            Failure::Campaign(error) => error.hint(),
             Failure::NothingToExplore(_) => {
                 Some("use a scenario with an unplug, e.g. unbind-vs-vf-unplug".to_owned())
             }
+            Failure::Reference(_) => Some("add it there: its hits have to be counted".to_owned()),
+            Failure::IsCampaign(_) => Some("name another directory with --out".to_owned()),
             Failure::SeveralKernels(_) => {
                 Some("name one of those that `vfrace kernel list` shows; `vfrace matrix --kernels` takes several".to_owned())
             }

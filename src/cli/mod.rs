@@ -8,6 +8,7 @@ mod failure;
 mod judge;
 mod kernel;
 mod matrix;
+mod merge;
 mod points;
 mod run;
 
@@ -41,6 +42,8 @@ enum Command {
     Run(run::Args),
     /// Run scenarios on kernels and compare with what is expected
     Matrix(matrix::Args),
+    /// Put the parts of a matrix together, or show the table of one that was run
+    Merge(merge::Args),
     /// Search for a schedule that shows what a scenario looks for
     ///
     /// Needs no trigger point: two traces tell which there are. Then each side is stopped at one point after the other,
@@ -95,6 +98,7 @@ pub fn main(args: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
     match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Matrix(args) => matrix::run(&args),
+        Command::Merge(args) => merge::run(&args),
         Command::Explore(args) => explore::run(&args),
         Command::Judge(args) => judge::run(&args),
         Command::Kernel(args) => bench::kernel(&args).unwrap_or_else(failure::Failure::tell),

@@ -5,7 +5,7 @@ mod check;
 mod counts;
 mod words;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::console::Console;
 use super::invariants::{Round, gaps, records, rounds};
@@ -16,7 +16,7 @@ use crate::event::{Class, Event, EventKind, Finding, Observation, Phase, Standin
 use crate::scenario::Scenario;
 
 /// What is to be said about a run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Judgement {
     /// The verdict.
     pub verdict: Verdict,
