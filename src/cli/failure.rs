@@ -61,6 +61,9 @@ pub(super) enum Failure {
     /// Only a mutant says which scenarios reach it.
     #[error("`{kernel}` names no scenarios that reach it", kernel = .0)]
     NoReach(KernelName),
+    /// One kernel is wanted, and the name stands for several or none.
+    #[error("`{0}` does not stand for one kernel")]
+    SeveralKernels(KernelName),
     /// A console or recording that is to be judged.
     #[error(transparent)]
     Judge(#[from] JudgeError),
@@ -93,7 +96,9 @@ impl Failure {
             Failure::Judge(error) => error.exit(),
             Failure::Symbols(_) => ExitCode::Usage,
 
-            Failure::NothingToExplore(_) | Failure::NoReach(_) => ExitCode::Usage,
+            Failure::NothingToExplore(_) | Failure::NoReach(_) | Failure::SeveralKernels(_) => {
+                ExitCode::Usage
+            }
             Failure::Path(_)
             | Failure::Known(_)
             | Failure::Expect(_)
@@ -115,6 +120,9 @@ impl Failure {
             Failure::Judge(error) => error.hint(),
             Failure::NothingToExplore(_) => {
                 Some("use a scenario with an unplug, e.g. unbind-vs-vf-unplug".to_owned())
+            }
+            Failure::SeveralKernels(_) => {
+                Some("name one; `vfrace matrix --kernels` takes several".to_owned())
             }
             Failure::NoReach(_) => Some(
                 "give `--scenarios reach` to mutants only, and name scenarios for other kernels"
