@@ -122,7 +122,7 @@ impl Failure {
                 Some("use a scenario with an unplug, e.g. unbind-vs-vf-unplug".to_owned())
             }
             Failure::SeveralKernels(_) => {
-                Some("name one; `vfrace matrix --kernels` takes several".to_owned())
+                Some("name one of those that `vfrace kernel list` shows; `vfrace matrix --kernels` takes several".to_owned())
             }
             Failure::NoReach(_) => Some(
                 "give `--scenarios reach` to mutants only, and name scenarios for other kernels"

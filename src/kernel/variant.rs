@@ -397,4 +397,6 @@ fn files_of(diff: &[u8]) -> Result<Vec<PathBuf>, String> {
 }
 
 #[cfg(test)]
+mod page;
+#[cfg(test)]
 mod tests;

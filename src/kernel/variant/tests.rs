@@ -152,3 +152,17 @@ fn every_variant_says_where_it_comes_from_and_what_it_does() {
         }
     }
 }
+
+#[test]
+fn variants_md_is_that_of_the_manifest() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = super::page::page(&Manifest::load(dir).unwrap());
+    let path = dir.join("docs/variants.md");
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, &page).unwrap();
+    }
+    assert!(
+        std::fs::read_to_string(&path).unwrap() == page,
+        "make it again: UPDATE=1 cargo test --lib variants_md"
+    );
+}

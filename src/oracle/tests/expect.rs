@@ -134,3 +134,31 @@ fn broken_tables_say_where() {
             .contains("known issues")
     );
 }
+
+#[test]
+fn entries_are_about_every_source_and_fragment_unless_they_name_one() {
+    use crate::oracle::expect::names;
+    for (entry, kernel) in [
+        ("v7", "v7"),
+        ("v7", "v7@7.3"),
+        ("v7", "v7+rt+lean@7.3"),
+        ("v7+rt", "v7+lean+rt"),
+        ("v7@7.3", "v7+rt@7.3"),
+        ("tree", "tree@g0123456"),
+    ] {
+        assert!(names(entry, kernel), "{entry} {kernel}");
+    }
+    for (entry, kernel) in [
+        ("v7", "v70"),
+        ("v7+rt", "v7"),
+        ("v7@7.3", "v7"),
+        ("v7@7.3", "v7@7.2"),
+        ("", "v7"),
+    ] {
+        assert!(!names(entry, kernel), "{entry} {kernel}");
+    }
+    let expected = table().expectation("unbind-alone", "v7+rt").unwrap();
+    assert_eq!(expected.verdict, Verdict::BuildFail);
+    let expected = table().expectation("unbind-alone", "v6+rt").unwrap();
+    assert_eq!(expected.verdict, Verdict::Pass);
+}
