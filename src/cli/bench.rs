@@ -26,6 +26,7 @@ use crate::scenario::{self, Scenario, ScenarioError};
 use super::doctor::DoctorArgs;
 use super::failure::Failure;
 use super::kernel::KernelArgs;
+use super::kernels::KernelOptions;
 use super::points::PointsArgs;
 
 pub(super) use play::Order;
@@ -135,6 +136,7 @@ pub(super) struct Bench {
     pub(super) events: EventSink,
     display: JoinHandle<()>,
     cache: PathBuf,
+    kernels: Kernels,
 }
 
 /// A bench with everything in place for guests.
@@ -172,13 +174,21 @@ impl Bench {
                 terminal.event(&event);
             }
         });
+        let kernels = Kernels::new(cache.clone(), data.clone(), events.clone());
         Ok(Self {
+            kernels: kernels.with_stop(stop.clone()),
             data,
             stop,
             cache,
             events,
             display,
         })
+    }
+
+    /// The same with kernels that are built as the options say.
+    pub(super) fn build_from(mut self, options: &KernelOptions) -> Result<Self, Failure> {
+        self.kernels = options.apply(self.kernels)?;
+        Ok(self)
     }
 
     /// Provides QEMU, builds the kernels and chooses the accelerator.
@@ -267,16 +277,12 @@ impl Bench {
 
     /// The kernel that a name stands for where there can be only one: that of the variant with its code for an alias.
     pub(super) fn one_kernel(&self, name: &KernelName) -> Result<KernelName, Failure> {
-        let mut kernels = self.manifest()?.expand(std::slice::from_ref(name))?;
-        match (kernels.pop(), kernels.is_empty()) {
-            (Some(kernel), true) => Ok(kernel),
-            _ => Err(Failure::SeveralKernels(name.clone())),
-        }
+        only(self.kernels.names(std::slice::from_ref(name))?)
     }
 
-    fn kernels(&self) -> Kernels {
-        Kernels::new(self.cache.clone(), self.data.clone(), self.events.clone())
-            .with_stop(self.stop.clone())
+    /// Where kernels come from.
+    pub(super) fn kernels(&self) -> &Kernels {
+        &self.kernels
     }
 
     fn quiet_and_print(self, said: &[u8]) {
@@ -287,7 +293,7 @@ impl Bench {
 
     /// Ends the display of progress; what is printed afterwards stays below it.
     pub(super) fn quiet(self) {
-        drop(self.events);
+        drop((self.events, self.kernels));
         // It ends with the last sink. Should it have panicked, the results are still worth printing.
         let _ = self.display.join();
     }
@@ -342,6 +348,17 @@ impl Ready<'_> {
     }
 }
 
+/// The kernel of a list that has to be one.
+pub(super) fn only(mut kernels: Vec<KernelName>) -> Result<KernelName, Failure> {
+    match (kernels.pop(), kernels.is_empty()) {
+        (Some(kernel), true) => Ok(kernel),
+        (last, _) => {
+            kernels.extend(last);
+            Err(Failure::SeveralKernels(kernels))
+        }
+    }
+}
+
 /// What a kernel's failure to build comes down to: the first line below the headline that says `error:` or `undefined`,
 /// else the headline.
 fn telling_line(error: &KernelError) -> String {
@@ -372,10 +389,13 @@ fn results_dir(named: Option<&Path>) -> Result<PathBuf, Failure> {
 
 /// `vfrace kernel`, with progress and signals as everywhere.
 pub(super) fn kernel(args: &KernelArgs) -> Result<ExitCode, Failure> {
-    let bench = Bench::new()?;
+    let mut bench = Bench::new()?;
+    if let Some(from) = args.from() {
+        bench = bench.build_from(from)?;
+    }
     let expected = Expectations::load(&bench.data.join("guest-tests/expect/expect.toml"))?;
     let mut said = Vec::new();
-    let exit = super::kernel::run(args, &bench.kernels(), &expected, &mut said);
+    let exit = super::kernel::run(args, bench.kernels(), &expected, &mut said);
     bench.quiet_and_print(&said);
     Ok(exit?)
 }
@@ -384,7 +404,7 @@ pub(super) fn kernel(args: &KernelArgs) -> Result<ExitCode, Failure> {
 pub(super) fn points(args: &PointsArgs) -> Result<ExitCode, Failure> {
     let bench = Bench::new()?;
     let mut said = Vec::new();
-    let exit = super::points::run(args, &bench.kernels(), &mut said);
+    let exit = super::points::run(args, bench.kernels(), &mut said);
     bench.quiet_and_print(&said);
     Ok(exit?)
 }

@@ -77,9 +77,9 @@ pub(super) enum Failure {
     /// Only a mutant says which scenarios reach it.
     #[error("`{kernel}` names no scenarios that reach it", kernel = .0)]
     NoReach(KernelName),
-    /// One kernel is wanted, and the name stands for several or none.
-    #[error("`{0}` does not stand for one kernel")]
-    SeveralKernels(KernelName),
+    /// One kernel is wanted, and several are named, or none.
+    #[error("one kernel is wanted, and this is {}", listed(.0))]
+    SeveralKernels(Vec<KernelName>),
     /// A console or recording that is to be judged.
     #[error(transparent)]
     Judge(#[from] JudgeError),
@@ -97,6 +97,15 @@ pub(super) enum Failure {
         /// Why.
         source: std::io::Error,
     },
+}
+
+/// Kernels in a sentence.
+fn listed(kernels: &[KernelName]) -> String {
+    if kernels.is_empty() {
+        return "none".to_owned();
+    }
+    let names: Vec<String> = kernels.iter().map(KernelName::to_string).collect();
+    names.join(", ")
 }
 
 impl Failure {
@@ -146,7 +155,7 @@ impl Failure {
             Failure::Reference(_) => Some("add it there: its hits have to be counted".to_owned()),
             Failure::IsCampaign(_) => Some("name another directory with --out".to_owned()),
             Failure::SeveralKernels(_) => {
-                Some("name one of those that `vfrace kernel list` shows; `vfrace matrix --kernels` takes several".to_owned())
+                Some("name one of those that `vfrace kernel list` shows, or one commit, or one patch; `vfrace matrix` takes several".to_owned())
             }
             Failure::NoReach(_) => Some(
                 "give `--scenarios reach` to mutants only, and name scenarios for other kernels"

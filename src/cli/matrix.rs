@@ -12,6 +12,7 @@ use crate::scenario::{self, ScenarioError};
 
 use super::bench::{Bench, Options, Order};
 use super::failure::Failure;
+use super::kernels::KernelOptions;
 
 /// More boots of one combination than anybody can wait for.
 const MOST: i64 = 1_000_000;
@@ -20,13 +21,8 @@ const MOST: i64 = 1_000_000;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Kernels under test; `all` stands for every variant, `v5..v14` for those from v5 to v14, `mutants` for all that are
-    /// broken on purpose
-    #[arg(
-        long,
-        value_name = "K,...",
-        value_delimiter = ',',
-        default_value = "base,v5,v6,v7"
-    )]
+    /// broken on purpose [default: base,v5,v6,v7, or what the options below say]
+    #[arg(long, value_name = "K,...", value_delimiter = ',')]
     kernels: Vec<KernelName>,
     /// Scenarios; `all` stands for all of them, `controls` for those in which nothing is unplugged, `reach` for those that
     /// reach a mutant's mistake [default: reach if all kernels are mutants, else
@@ -54,6 +50,8 @@ pub(super) struct Args {
     jobs: Option<u16>,
     #[command(flatten)]
     options: Options,
+    #[command(flatten)]
+    from: KernelOptions,
 }
 
 impl Args {
@@ -96,6 +94,8 @@ impl Args {
     }
 }
 
+/// The kernels, unless others are named.
+const USUAL: [&str; 4] = ["base", "v5", "v6", "v7"];
 /// Every scenario, where scenarios are listed.
 const ALL: &str = "all";
 /// The scenarios without an unplug.
@@ -127,8 +127,9 @@ pub(super) fn run(args: &Args) -> ExitCode {
 
 fn play(args: &Args) -> Result<ExitCode, Failure> {
     let bench = Bench::new()?;
+    let bench = bench.build_from(&args.from)?;
     let manifest = bench.manifest()?;
-    let kernels = manifest.expand(&args.kernels)?;
+    let kernels = args.from.names(bench.kernels(), &args.kernels, &USUAL)?;
     let shard = args.shard()?;
     let reference = match &args.reference {
         None => None,

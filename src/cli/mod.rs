@@ -7,6 +7,7 @@ mod explore;
 mod failure;
 mod judge;
 mod kernel;
+mod kernels;
 mod matrix;
 mod merge;
 mod points;
