@@ -13,6 +13,7 @@ use super::ground::Ground;
 use super::layer::Layer;
 use super::module::ModuleSource;
 use super::name::TREE;
+use super::ready::{IMAGE, Ready, ReadyRequest};
 use super::snapshot::{Revision, Snapshot, TreeRequest};
 use super::source;
 use super::variant::{Manifest, Variant};
@@ -27,7 +28,7 @@ const RECIPE: u32 = 3;
 /// What has the symbols and lines of a kernel.
 pub(super) const SYMBOLS: &str = "vmlinux.debug";
 /// Digits of the identity that name the directory.
-const ID_DIGITS: usize = 20;
+pub(super) const ID_DIGITS: usize = 20;
 
 /// A kernel in the cache, ready to boot, with the guest module for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -44,6 +45,8 @@ pub struct BuiltKernel {
     pub image: PathBuf,
     /// vfrace.ko for it.
     pub module: PathBuf,
+    /// Modules that the guest loads before it, in order; of a kernel that came with them.
+    pub boot_modules: Vec<PathBuf>,
     /// System.map.
     pub system_map: PathBuf,
     /// Table of the functions that ftrace can redirect, for [`super::Functions::load`].
@@ -103,6 +106,7 @@ pub struct Kernels {
     pub(super) events: EventSink,
     pub(super) stop: Arc<AtomicBool>,
     tree: Option<Snapshot>,
+    ready: Option<Ready>,
     pub(super) own_config: Option<PathBuf>,
 }
 
@@ -115,6 +119,7 @@ impl Kernels {
             events,
             stop: Arc::default(),
             tree: None,
+            ready: None,
             own_config: None,
         }
     }
@@ -138,6 +143,16 @@ impl Kernels {
         Ok(self)
     }
 
+    /// Adds the kernel `image`, which is built already. `config` is its configuration, if its modules come without.
+    pub fn with_ready(
+        mut self,
+        request: &ReadyRequest,
+        config: Option<&Path>,
+    ) -> Result<Self, KernelError> {
+        self.ready = Some(Ready::look(&self.data, request, config)?);
+        Ok(self)
+    }
+
     /// Configures every kernel as `file` says, a `.config` of the user's. What vfrace needs must be in it.
     pub fn with_config(mut self, file: &Path) -> Result<Self, KernelError> {
         Config::own(&self.data, file, &[])?;
@@ -153,7 +168,7 @@ impl Kernels {
     /// The kernels that are meant by a list, see [`Manifest::expand`]. Those without a source go onto the user's tree if
     /// there is one, at each of its states; the one without a patch is called `tree` there.
     pub fn names(&self, listed: &[KernelName]) -> Result<Vec<KernelName>, KernelError> {
-        let expanded = Manifest::load(&self.data)?.expand(listed)?;
+        let expanded = self.manifest()?.expand(listed)?;
         let revisions = self.revisions();
         if revisions.is_empty() {
             return Ok(expanded);
@@ -180,6 +195,13 @@ impl Kernels {
             manifest.add(Variant {
                 name: TREE.to_owned(),
                 mechanism: format!("{} as it is", tree.dir.display()),
+                ..Variant::default()
+            });
+        }
+        if let Some(ready) = &self.ready {
+            manifest.add(Variant {
+                name: IMAGE.to_owned(),
+                mechanism: format!("{}, built already", ready.place().display()),
                 ..Variant::default()
             });
         }
@@ -224,6 +246,9 @@ impl Kernels {
     /// The kernel of that name with its module: from the cache, else built, for which the source is fetched if need
     /// be. Blocks for minutes then; processes that want the same tree wait for each other.
     pub fn build(&self, name: &KernelName) -> Result<BuiltKernel, KernelError> {
+        if let Some(ready) = self.ready.as_ref().filter(|_| name.variant() == IMAGE) {
+            return ready.provide(self, name, &ModuleSource::load(&self.data)?);
+        }
         let on = self.revision(name)?;
         let manifest = self.manifest()?;
         let variant = manifest.find(name.variant())?;
@@ -260,6 +285,7 @@ impl Kernels {
             release: listed.release,
             image: dir.join("bzImage"),
             module: module.built(&dir),
+            boot_modules: Vec::new(),
             system_map: dir.join("System.map"),
             functions: functions::path(&dir),
             symbols: dir.join(SYMBOLS),
