@@ -308,7 +308,7 @@ fn a_campaign_that_is_killed_goes_on() {
         .unwrap();
         u64::from(u16::from_le_bytes(bytes))
     };
-    let (mut before, mut met) = (BTreeMap::new(), 0);
+    let (mut before, mut met): (BTreeMap<PathBuf, String>, u32) = (BTreeMap::new(), 0);
     for kill in 1..=kills {
         let mut child = command().spawn().unwrap();
         // From before the first boot to behind the second one.
