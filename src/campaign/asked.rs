@@ -52,6 +52,9 @@ pub struct CellAsked {
     pub vfs: u16,
     /// Rounds in a boot.
     pub rounds: u32,
+    /// Whether something is unplugged in it. Without, it is a control: nobody waits long for a first hit.
+    #[serde(default)]
+    pub unplugs: bool,
     /// Kernel identity; `None` for a kernel that does not build.
     pub kernel_id: Option<String>,
     /// Version of the source package or tree.
@@ -131,6 +134,7 @@ impl CellAsked {
             scenario_id: scenario_id(cell.scenario),
             vfs: cell.scenario.vfs,
             rounds: cell.scenario.rounds,
+            unplugs: cell.scenario.unplug.is_some(),
             kernel_id: built.map(|kernel| kernel.id.clone()),
             source_version: built.map(|kernel| kernel.source_version.clone()),
             release: built.map(|kernel| kernel.release.clone()),

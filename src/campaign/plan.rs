@@ -198,8 +198,8 @@ pub fn end(asked: &Asked, tallies: &[Tally], at: usize) -> Option<End> {
                 let rounds = fewest_rounds(error);
                 let enough = match (is_wished, &asked.reference) {
                     (true, Some(_)) => u32::MAX,
-                    (true, None) => rounds.saturating_mul(PATIENCE),
-                    (false, _) => rounds,
+                    (true, None) if cell.unplugs => rounds.saturating_mul(PATIENCE),
+                    _ => rounds,
                 };
                 if tally.clean >= enough {
                     return Some(End::NoReference);

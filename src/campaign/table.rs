@@ -23,8 +23,6 @@ use crate::oracle::{Expectations, Expected, Judgement};
 const SCHEMA: &str = "vfrace-matrix";
 /// Its version. Raised when a field changes its meaning or goes away; fields may be added.
 const VERSION: u32 = 1;
-/// How the line of evidence begins that tells nothing new.
-const SCHEDULE: &str = "schedule:";
 
 /// What a campaign gave.
 #[derive(Clone, Debug, Serialize)]
@@ -160,9 +158,9 @@ impl Outcome {
             .cloned()
     }
 
-    fn telling_evidence(&self) -> Option<String> {
-        let mut lines = self.decisive().flat_map(|judgement| &judgement.evidence);
-        lines.find(|line| !line.starts_with(SCHEDULE)).cloned()
+    fn find_evidence(&self) -> Option<String> {
+        let mut told = self.decisive().filter_map(Judgement::telling_evidence);
+        told.next().map(str::to_owned)
     }
 
     /// The exit code for this combination alone.
@@ -293,7 +291,7 @@ fn outcome(
         boots,
         unbuilt,
     };
-    outcome.evidence = outcome.telling_evidence();
+    outcome.evidence = outcome.find_evidence();
     outcome.shown = outcome.decisive().map(|judgement| judgement.hits).sum();
     outcome.as_expected = outcome.compare();
     outcome.seen = outcome.find_seen();

@@ -424,3 +424,40 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<ExitCode, Failure> {
     bench.quiet_and_print(&said);
     Ok(exit)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_a_kernel_does_not_build_is_a_line() {
+        let make = |tail: &str| KernelError::Make {
+            what: "kernel v7+rt".to_owned(),
+            status: "exit status 2".to_owned(),
+            log: "/cache/error: log".into(),
+            tail: tail.to_owned(),
+        };
+        let linker = "  LD      vmlinux\nld: drivers/pci/probe.o: in function `a':\nprobe.c:(.text+0x1): undefined reference to `b'\nmake: *** Error 1";
+        assert_eq!(
+            telling_line(&make(linker)),
+            "probe.c:(.text+0x1): undefined reference to `b'"
+        );
+        let compiler = "drivers/pci/iov.c:5:1: error: expected `;'\nmake: *** Error 1";
+        assert_eq!(
+            telling_line(&make(compiler)),
+            "drivers/pci/iov.c:5:1: error: expected `;'"
+        );
+        assert!(
+            telling_line(&make("make: *** Error 1")).starts_with("kernel v7+rt does not build")
+        );
+        let patch = KernelError::PatchDoesNotApply {
+            patch: "v9.patch".to_owned(),
+            source_version: "6.12".to_owned(),
+            output: "Hunk #1 FAILED at 5.".to_owned(),
+        };
+        assert_eq!(
+            telling_line(&patch),
+            "v9.patch does not apply to linux-source-6.12"
+        );
+    }
+}

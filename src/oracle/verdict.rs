@@ -30,6 +30,16 @@ pub struct Judgement {
     pub rounds: u32,
 }
 
+impl Judgement {
+    /// The line of evidence that tells most: how both sides met, else the first that is not the schedule.
+    pub fn telling_evidence(&self) -> Option<&str> {
+        let lines = || self.evidence.iter().map(String::as_str);
+        lines()
+            .find(|line| words::tells_overlap(line))
+            .or_else(|| lines().find(|line| !line.starts_with("schedule:")))
+    }
+}
+
 /// Judges a recording. Pure: it reads the three sources and the list of known issues, see the room's documentation for
 /// what must be recorded. A recording of any length and shape gets a verdict.
 pub fn judge(

@@ -22,6 +22,7 @@ pub fn asked(names: &[&str], amount: Amount) -> Asked {
             scenario_id: "0123".to_owned(),
             vfs: 3,
             rounds: 3,
+            unplugs: true,
             kernel_id: Some(format!("id-of-{kernel}")),
             source_version: Some("7.2.12-1".to_owned()),
             release: Some("7.2.12".to_owned()),

@@ -107,6 +107,9 @@ fn without_a_hit_there_is_no_bound() {
     // 5 rounds, and for the plain kernel 20.
     assert_eq!(boots(&results), [7, 2]);
     assert_eq!(ends(&asked, &results), [Some(End::NoReference); 2]);
+    // In a control nobody waits for it.
+    asked.cells.iter_mut().for_each(|cell| cell.unplugs = false);
+    assert_eq!(boots(&play(&asked, 4, &mut always(&[Pass, Pass]))), [2, 2]);
     // One that was named is waited for.
     asked.reference = Some("v7".to_owned());
     let results = play(&asked, 4, &mut always(&[Pass, Pass]));

@@ -203,3 +203,32 @@ fn errors_are_numbers_or_percent() {
         assert!(of(text).is_err(), "{text}");
     }
 }
+
+#[test]
+fn the_evidence_of_a_pass_is_how_both_sides_met() {
+    use crate::oracle::builder::{Kernel, control, race, scenario};
+    let passed = race("v7", Kernel::Locked, 3).judge(&scenario("unbind-vs-vf-unplug", 3));
+    let collided = race("base", Kernel::Base, 2).judge(&scenario("unbind-vs-vf-unplug", 3));
+    let alone = control(2).judge(&scenario("unbind-alone", 2));
+    let asked = asked(&["s on v7", "s on base", "t on v7"], Amount::Boots(1));
+    let of =
+        |(at, judgement): (usize, &Judgement)| ((at, 1), result(&asked, at, 1, judgement.clone()));
+    let results = [&passed, &collided, &alone].into_iter().enumerate();
+    let table = table(&asked, &results.map(of).collect(), &[]);
+    let line = |at: usize| table.outcomes[at].evidence.as_deref().unwrap();
+    assert!(
+        line(0).starts_with("round 1: handler entered "),
+        "{}",
+        line(0)
+    );
+    assert!(
+        line(1).contains("both removals ran together"),
+        "{}",
+        line(1)
+    );
+    assert!(
+        line(2).starts_with("round 1: vf1, vf2 and vf3 removed once"),
+        "{}",
+        line(2)
+    );
+}
