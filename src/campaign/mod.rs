@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Many runs: scenarios on kernels, several boots of each; and the search for a schedule.
 
+pub mod bisect;
+pub mod bisection;
+mod bound;
+pub mod compare;
+pub mod decide;
 pub mod explore;
 pub mod mutants;
 pub mod stats;

@@ -2,6 +2,7 @@
 //! The command line, one file a subcommand.
 
 mod bench;
+mod compare;
 mod doctor;
 mod explore;
 mod failure;
@@ -46,6 +47,11 @@ enum Command {
     /// Needs no trigger point: two traces tell which there are. Then each side is stopped at one point after the other,
     /// and after these at random ones. A boot serves rounds until it is damaged, at most --rounds of them.
     Explore(explore::Args),
+    /// Find the first schedule that separates two kernels
+    ///
+    /// Both run the scenario's own schedule and then those that `explore` would try, in the same order. Ends with 1 and the
+    /// schedule if their verdicts differ, twice; with 0 if nothing separates them.
+    Compare(compare::Args),
     /// Judge a console from anywhere, or a recording again
     ///
     /// A console alone can show a finding (exit code 1), but never that there is none to be found (125).
@@ -96,6 +102,7 @@ pub fn main(args: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Matrix(args) => matrix::run(&args),
         Command::Explore(args) => explore::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::Judge(args) => judge::run(&args),
         Command::Kernel(args) => bench::kernel(&args).unwrap_or_else(failure::Failure::tell),
         Command::Points(args) => bench::points(&args).unwrap_or_else(failure::Failure::tell),
