@@ -209,10 +209,16 @@ where
     S::Error: Send,
 {
     fn all(&mut self, own: &Schedule, settings: Option<&Settings>) -> Result<End, End> {
-        self.tell("the scenario's own schedule");
-        let gave = self.both(|side| side.alone(own).map(|outcome| Gave::of(&outcome)))?;
-        if self.note(None, own, gave)? {
-            return Ok(End::Separated);
+        loop {
+            self.tell("the scenario's own schedule");
+            let gave = self.both(|side| side.alone(own).map(|outcome| Gave::of(&outcome)))?;
+            let is_good = gave.iter().all(Gave::has_guest);
+            if self.note(None, own, gave)? {
+                return Ok(End::Separated);
+            }
+            if is_good {
+                break;
+            }
         }
         let Some(settings) = settings else {
             return Ok(End::Exhausted);

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use crate::campaign::bisection::BisectionError;
 use crate::exit::ExitCode;
 use crate::host::HostError;
 use crate::kernel::{KernelError, KernelName};
@@ -67,6 +68,41 @@ pub(super) enum Failure {
     /// The symbols that were named for it.
     #[error(transparent)]
     Symbols(#[from] SymbolsError),
+    /// The bisection that the tree is in.
+    #[error(transparent)]
+    Bisection(#[from] BisectionError),
+    /// A rate has to be measured, and nothing says on which commit.
+    #[error("{path} is not in a bisection that has a commit with the finding", path = .0.display())]
+    NoBisection(PathBuf),
+    /// The commit that should have the finding does not show it.
+    #[error("{kernel} should have the finding, and {boots} boots did not show it: {wanted}")]
+    NoReference {
+        /// The kernel.
+        kernel: String,
+        /// The finding.
+        wanted: String,
+        /// Boots.
+        boots: u32,
+    },
+    /// The commit that should have the finding cannot be tried.
+    #[error("{commit} should have the finding, and does not build: {why}")]
+    ReferenceDoesNotBuild {
+        /// The commit.
+        commit: String,
+        /// The first line of the error.
+        why: String,
+    },
+    /// Boots failed again and again, whatever the kernel.
+    #[error("boots of {kernel} fail: {why}")]
+    Machine {
+        /// The kernel.
+        kernel: String,
+        /// What the evidence says.
+        why: String,
+    },
+    /// SIGINT or SIGTERM.
+    #[error("stopped before there was a result")]
+    Interrupted,
     /// Signal handlers.
     #[error("cannot listen to signals")]
     Signals(#[source] std::io::Error),
@@ -93,7 +129,14 @@ impl Failure {
             Failure::Judge(error) => error.exit(),
             Failure::Symbols(_) => ExitCode::Usage,
 
-            Failure::NothingToExplore(_) | Failure::NoReach(_) => ExitCode::Usage,
+            Failure::NothingToExplore(_)
+            | Failure::NoReach(_)
+            | Failure::NoBisection(_)
+            | Failure::NoReference { .. }
+            | Failure::ReferenceDoesNotBuild { .. } => ExitCode::Usage,
+            Failure::Bisection(error) => error.exit(),
+            Failure::Machine { .. } => ExitCode::Infrastructure,
+            Failure::Interrupted => ExitCode::Interrupted,
             Failure::Path(_)
             | Failure::Known(_)
             | Failure::Expect(_)
@@ -113,6 +156,18 @@ impl Failure {
             Failure::Provide(error) => error.hint(),
             Failure::Accel(error) => error.hint(),
             Failure::Judge(error) => error.hint(),
+            Failure::Bisection(error) => error.hint(),
+            Failure::NoBisection(_) => Some(
+                "give the rate with --rate HITS/ROUNDS, or begin with `git bisect start BAD GOOD`"
+                    .to_owned(),
+            ),
+            Failure::NoReference { .. } => Some(
+                "look at it with `vfrace run`; give another bad commit, another scenario or --wanted, or more --most-boots"
+                    .to_owned(),
+            ),
+            Failure::ReferenceDoesNotBuild { .. } => {
+                Some("give the rate with --rate HITS/ROUNDS, e.g. of another commit that has it".to_owned())
+            }
             Failure::NothingToExplore(_) => {
                 Some("use a scenario with an unplug, e.g. unbind-vs-vf-unplug".to_owned())
             }
@@ -122,6 +177,17 @@ impl Failure {
             ),
             _ => None,
         }
+    }
+
+    /// Whether it says something about the kernel, not about the machine or the request: it does not build.
+    pub(super) fn is_about_the_kernel(&self) -> bool {
+        matches!(self, Failure::Kernel(_)) && self.exit() == ExitCode::CannotTell
+    }
+
+    /// What it is, on one line.
+    pub(super) fn line(&self) -> String {
+        let text = self.to_string();
+        text.lines().next().unwrap_or_default().to_owned()
     }
 
     /// Prints it, its causes and what to do, and gives the exit code.
