@@ -94,6 +94,8 @@ pub enum HoldEnd {
 pub enum Verdict {
     /// QEMU, the build or the host failed: nothing is known about the kernel.
     Infra,
+    /// The kernel does not compile or link, or its patch does not fit the source.
+    BuildFail,
     /// The kernel did not reach the guest's init.
     BootFail,
     /// A VF's removal body ran more than once.
@@ -114,6 +116,7 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Verdict::Infra => "INFRA",
+            Verdict::BuildFail => "BUILD-FAIL",
             Verdict::BootFail => "BOOT-FAIL",
             Verdict::DoubleRemoval => "DOUBLE-REMOVAL",
             Verdict::Deadlock => "DEADLOCK",
@@ -151,6 +154,8 @@ pub enum Class {
     Warn,
     /// Lockup or stall.
     Stall,
+    /// A patch that does not fit, a compiler's or linker's error.
+    Build,
     /// Something else worth a look.
     Other,
 }
@@ -169,6 +174,7 @@ impl fmt::Display for Class {
             Class::Oops => "OOPS",
             Class::Warn => "WARN",
             Class::Stall => "STALL",
+            Class::Build => "BUILD",
             Class::Other => "OTHER",
         })
     }

@@ -138,7 +138,7 @@ pub fn verdict_exit(verdict: Verdict) -> ExitCode {
     match verdict {
         Verdict::Pass => ExitCode::Good,
         Verdict::Infra => ExitCode::Infrastructure,
-        Verdict::BootFail | Verdict::Inconclusive => ExitCode::CannotTell,
+        Verdict::BuildFail | Verdict::BootFail | Verdict::Inconclusive => ExitCode::CannotTell,
         Verdict::DoubleRemoval | Verdict::Deadlock | Verdict::Finding | Verdict::Silent => {
             ExitCode::Bad
         }

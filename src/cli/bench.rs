@@ -232,6 +232,15 @@ impl Bench {
         Ok(self.kernels().manifest()?)
     }
 
+    /// The kernel that a name stands for where there can be only one: that of the variant with its code for an alias.
+    pub(super) fn one_kernel(&self, name: &KernelName) -> Result<KernelName, Failure> {
+        let mut kernels = self.manifest()?.expand(std::slice::from_ref(name))?;
+        match (kernels.pop(), kernels.is_empty()) {
+            (Some(kernel), true) => Ok(kernel),
+            _ => Err(Failure::SeveralKernels(name.clone())),
+        }
+    }
+
     fn kernels(&self) -> Kernels {
         Kernels::new(self.cache.clone(), self.data.clone(), self.events.clone())
             .with_stop(self.stop.clone())
@@ -443,8 +452,9 @@ fn results_dir(named: Option<&Path>) -> Result<PathBuf, Failure> {
 /// `vfrace kernel`, with progress and signals as everywhere.
 pub(super) fn kernel(args: &KernelArgs) -> Result<ExitCode, Failure> {
     let bench = Bench::new()?;
+    let expected = Expectations::load(&bench.data.join("guest-tests/expect/expect.toml"))?;
     let mut said = Vec::new();
-    let exit = super::kernel::run(args, &bench.kernels(), &mut said);
+    let exit = super::kernel::run(args, &bench.kernels(), &expected, &mut said);
     bench.quiet_and_print(&said);
     Ok(exit?)
 }

@@ -57,13 +57,14 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
         stop_at_first: args.stop_at_first,
         target: unplug.target.function().unwrap_or(FunctionId::Pf),
     };
-    let ready = bench.ready(std::slice::from_ref(&args.kernel), &args.options)?;
+    let named = bench.one_kernel(&args.kernel)?;
+    let ready = bench.ready(std::slice::from_ref(&named), &args.options)?;
     let dir = ready.dir().to_path_buf();
     let Some(kernel) = ready.kernels().first().cloned() else {
         // One was asked for and built.
         return Ok(ExitCode::CannotTell);
     };
-    let step = format!("explore {} on {}", scenario.name, args.kernel);
+    let step = format!("explore {} on {}", scenario.name, named);
     let mut guests = Guests::new(
         |boot| one_boot(&ready, &scenario, &kernel, boot),
         args.options.most_rounds_in_a_boot(),
@@ -79,7 +80,7 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
         .collect();
     let told = ExploreReport {
         scenario: &scenario.name,
-        kernel: &args.kernel.to_string(),
+        kernel: &named.to_string(),
         kernel_id: &kernel.id,
         options: &replay.join(" "),
         exploration: &found,

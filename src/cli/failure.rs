@@ -62,6 +62,9 @@ pub(super) enum Failure {
     /// Only a mutant says which scenarios reach it.
     #[error("`{kernel}` names no scenarios that reach it", kernel = .0)]
     NoReach(KernelName),
+    /// One kernel is wanted, and the name stands for several or none.
+    #[error("`{0}` does not stand for one kernel")]
+    SeveralKernels(KernelName),
     /// A console or recording that is to be judged.
     #[error(transparent)]
     Judge(#[from] JudgeError),
@@ -131,6 +134,7 @@ impl Failure {
 
             Failure::NothingToExplore(_)
             | Failure::NoReach(_)
+            | Failure::SeveralKernels(_)
             | Failure::NoBisection(_)
             | Failure::NoReference { .. }
             | Failure::ReferenceDoesNotBuild { .. } => ExitCode::Usage,
@@ -170,6 +174,9 @@ impl Failure {
             }
             Failure::NothingToExplore(_) => {
                 Some("use a scenario with an unplug, e.g. unbind-vs-vf-unplug".to_owned())
+            }
+            Failure::SeveralKernels(_) => {
+                Some("name one of those that `vfrace kernel list` shows; `vfrace matrix --kernels` takes several".to_owned())
             }
             Failure::NoReach(_) => Some(
                 "give `--scenarios reach` to mutants only, and name scenarios for other kernels"

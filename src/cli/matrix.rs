@@ -16,7 +16,8 @@ use super::failure::Failure;
 /// Arguments of `vfrace matrix`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Kernels under test; `mutants` stands for all that are broken on purpose
+    /// Kernels under test; `all` stands for every variant, `v5..v14` for those from v5 to v14, `mutants` for all that are
+    /// broken on purpose
     #[arg(
         long,
         value_name = "K,...",
@@ -87,10 +88,7 @@ pub(super) fn run(args: &Args) -> ExitCode {
 fn play(args: &Args) -> Result<ExitCode, Failure> {
     let bench = Bench::new()?;
     let manifest = bench.manifest()?;
-    let kernels = manifest.expand(&args.kernels);
-    for kernel in &kernels {
-        manifest.find(kernel.variant())?;
-    }
+    let kernels = manifest.expand(&args.kernels)?;
     let named = groups(&args.scenarios, &bench.data)?;
     let pairs = mutants::pairs(&manifest, &kernels, &named).map_err(Failure::NoReach)?;
     let mut names: Vec<String> = Vec::new();

@@ -15,7 +15,7 @@ use super::failure::Failure;
 pub(super) struct Args {
     /// A scenario by name, or a file; without it, those that exist are listed
     scenario: Option<String>,
-    /// Kernel under test: base, v5, v6, v7; NAME@7.3 for another source
+    /// Kernel under test: base, v1 to v14, ...; NAME@7.3 for another source, NAME+rt with more options
     #[arg(long, value_name = "K", default_value = "base")]
     kernel: KernelName,
     /// Who is stopped where, instead of the scenario's own schedule: a text as every run prints it (docs/schedules.md)
@@ -42,7 +42,8 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
     if let Some(text) = &args.schedule {
         scenario.set_schedule(text)?;
     }
-    let ready = bench.ready(std::slice::from_ref(&args.kernel), &args.options)?;
+    let kernel = bench.one_kernel(&args.kernel)?;
+    let ready = bench.ready(std::slice::from_ref(&kernel), &args.options)?;
     let cell = |kernel| Cell {
         scenario: &scenario,
         kernel,
@@ -51,7 +52,7 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
     let outcomes = ready.play(&cells, 1, 1)?;
     let (dir, expected) = (
         ready.dir().to_path_buf(),
-        ready.expected(&scenario, &args.kernel),
+        ready.expected(&scenario, &kernel),
     );
     bench.quiet();
     let Some(result) = outcomes.iter().flat_map(|outcome| &outcome.runs).next() else {
@@ -60,7 +61,7 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
     };
     let told = RunReport {
         scenario: &scenario.name,
-        kernel: &args.kernel.to_string(),
+        kernel: &kernel.to_string(),
         judgement: &result.judgement,
         expected: expected.as_ref(),
         seconds: result.seconds,

@@ -132,7 +132,7 @@ impl Kernels {
     pub fn build(&self, name: &KernelName) -> Result<BuiltKernel, KernelError> {
         let manifest = self.manifest()?;
         let variant = manifest.find(name.variant())?;
-        let config = Config::load(&self.data, name.source())?;
+        let config = Config::load(&self.data, name.source(), name.fragments())?;
         let module = ModuleSource::load(&self.data)?;
         if std::env::consts::ARCH != "x86_64" {
             return Err(KernelError::Architecture {

@@ -31,9 +31,9 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads the fragments below the data directory, and after them the one named after the source version (`7.3`), if
-    /// there is one: options come and go.
-    pub fn load(data: &Path, source: &str) -> Result<Self, HostError> {
+    /// Reads the usual fragments below the data directory, then the one named after the source version (`7.3`), if there
+    /// is one: options come and go. Then those in `more`; one that does not exist is an error.
+    pub fn load(data: &Path, source: &str, more: &[String]) -> Result<Self, HostError> {
         let mut wanted = BTreeMap::new();
         let path = |fragment: &str| {
             data.join("guest-tests/kconfig")
@@ -46,6 +46,10 @@ impl Config {
         let own = path(source);
         if let Some(bytes) = files::read_if_there(&own)? {
             wanted.extend(parse(&String::from_utf8_lossy(&bytes)));
+        }
+        for path in more.iter().map(|fragment| path(fragment)) {
+            let text = std::fs::read_to_string(&path).map_err(files::failed("read", &path))?;
+            wanted.extend(parse(&text));
         }
         Ok(Self { wanted })
     }
@@ -150,12 +154,12 @@ mod tests {
 
     #[test]
     fn the_fragments_in_the_tree() {
-        let config = Config::load(Path::new(env!("CARGO_MANIFEST_DIR")), "7.2").unwrap();
+        let config = Config::load(Path::new(env!("CARGO_MANIFEST_DIR")), "7.2", &[]).unwrap();
         assert_eq!(
             config.summary(),
             "KASAN, lockdep, DEBUG_LIST, hung-task, caller ids, PREEMPT"
         );
-        let newer = Config::load(Path::new(env!("CARGO_MANIFEST_DIR")), "7.3").unwrap();
+        let newer = Config::load(Path::new(env!("CARGO_MANIFEST_DIR")), "7.3", &[]).unwrap();
         assert_ne!(config.id(), newer.id());
     }
 }

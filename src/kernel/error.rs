@@ -27,6 +27,12 @@ pub enum KernelError {
         /// Those that there are, without the mutants.
         known: Vec<String>,
     },
+    /// The last of a range does not come after its first.
+    #[error("`{name}` is no range of kernel variants: its end is not behind its beginning")]
+    Range {
+        /// As given.
+        name: String,
+    },
     /// guest-tests/variants/variants.toml is wrong.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
@@ -92,6 +98,7 @@ impl KernelError {
         match self {
             KernelError::Name { .. }
             | KernelError::UnknownVariant { .. }
+            | KernelError::Range { .. }
             | KernelError::Manifest(_) => ExitCode::Usage,
             KernelError::Make { tail, .. } if tail.contains("No space left on device") => {
                 ExitCode::Infrastructure
@@ -111,10 +118,13 @@ impl KernelError {
     pub fn hint(&self) -> Option<String> {
         match self {
             KernelError::Name { .. } => {
-                Some("a name is VARIANT or VARIANT@SOURCE, as in base, v7 or v7@7.3".to_owned())
+                Some("a name is VARIANT[+FRAGMENT][@SOURCE], as in base, v7, v7@7.3 or v7+rt".to_owned())
             }
             KernelError::UnknownVariant { known, .. } => {
                 Some(format!("known are {}, and the mutants that `vfrace kernel list` shows; add yours to guest-tests/variants/variants.toml", known.join(", ")))
+            }
+            KernelError::Range { .. } => {
+                Some("`vfrace kernel list` shows them in their order, e.g. v5..v7".to_owned())
             }
             KernelError::Manifest(_) => Some("see the comment at the top of guest-tests/variants/variants.toml".to_owned()),
             KernelError::PatchDoesNotApply { .. } => {

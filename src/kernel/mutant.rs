@@ -83,9 +83,7 @@ pub(super) fn parse(
         let patch = place.patch(Some(&format!("{}.patch", place.name)), &mut touches)?;
         mutants.push(Variant {
             name: place.name,
-            date: String::new(),
             mechanism: entry.wrong,
-            source: String::new(),
             applies_to: entry.applies_to,
             touches,
             patch,
@@ -94,6 +92,7 @@ pub(super) fn parse(
                 reach: entry.reach,
                 seen: entry.seen,
             }),
+            ..Variant::default()
         });
     }
     Ok(mutants)

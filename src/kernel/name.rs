@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Names of kernels: `base`, `v7`, `v7@7.3`.
+//! Names of kernels: `base`, `v7`, `v7@7.3`, `v7+rt`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,11 +13,17 @@ pub const DEFAULT_SOURCE: &str = "7.2";
 
 /// Stands for all mutants where kernels are listed, see [`super::Manifest::expand`].
 pub(super) const ALL_MUTANTS: &str = "mutants";
+/// Stands for all other variants there, each code once.
+pub(super) const ALL: &str = "all";
+/// Between the first and the last of a range of them.
+pub(super) const RANGE: &str = "..";
 
-/// A variant and the source version it is put on, as the user writes it.
+/// `VARIANT[+FRAGMENT...][@SOURCE]`, as the user writes it: a variant, the fragments that its configuration has beside the
+/// usual ones (guest-tests/kconfig/FRAGMENT.config), and the source that it is put on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KernelName {
     variant: String,
+    fragments: Vec<String>,
     source: Option<String>,
 }
 
@@ -27,15 +33,20 @@ impl KernelName {
         &self.variant
     }
 
-    /// Another variant on the same source.
+    /// Another variant, configured likewise, on the same source.
     pub(super) fn with(&self, variant: &str) -> Self {
         Self {
             variant: variant.to_owned(),
-            source: self.source.clone(),
+            ..self.clone()
         }
     }
 
-    /// Source version, `7.2` unless the name says otherwise.
+    /// Fragments of the configuration beside the usual ones, in order.
+    pub fn fragments(&self) -> &[String] {
+        &self.fragments
+    }
+
+    /// Source, `7.2` unless the name says otherwise.
     pub fn source(&self) -> &str {
         self.source.as_deref().unwrap_or(DEFAULT_SOURCE)
     }
@@ -43,10 +54,16 @@ impl KernelName {
 
 impl fmt::Display for KernelName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.source {
-            Some(source) => f.pad(&format!("{}@{source}", self.variant)),
-            None => f.pad(&self.variant),
+        let mut text = self.variant.clone();
+        for fragment in &self.fragments {
+            text.push('+');
+            text.push_str(fragment);
         }
+        if let Some(source) = &self.source {
+            text.push('@');
+            text.push_str(source);
+        }
+        f.pad(&text)
     }
 }
 
@@ -57,15 +74,22 @@ impl FromStr for KernelName {
         let wrong = || KernelError::Name {
             name: text.to_owned(),
         };
-        let (variant, source) = match text.split_once('@') {
-            Some((variant, source)) => (variant, Some(source)),
+        let (kernel, source) = match text.split_once('@') {
+            Some((kernel, source)) => (kernel, Some(source)),
             None => (text, None),
         };
-        if !is_variant(variant) || !source.is_none_or(is_source) {
+        let mut words = kernel.split('+');
+        let variant = words.next().unwrap_or_default();
+        let fragments: Vec<String> = words.map(str::to_owned).collect();
+        if !is_variant(variant)
+            || !fragments.iter().all(|word| is_fragment(word))
+            || !source.is_none_or(|source| is_source(source) || is_tree(source))
+        {
             return Err(wrong());
         }
         Ok(Self {
             variant: variant.to_owned(),
+            fragments,
             source: source.map(str::to_owned),
         })
     }
@@ -78,6 +102,22 @@ pub(super) fn is_variant(text: &str) -> bool {
         && text
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+}
+
+/// A fragment's file name without `.config`. None begins with a digit: `7.3` is what one source needs.
+fn is_fragment(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_lowercase())
+        && text.len() <= 20
+        && text
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+}
+
+/// `g` and digits of a commit, `t` and digits of the content of a tree that is no commit.
+pub(super) fn is_tree(text: &str) -> bool {
+    text.strip_prefix(['g', 't']).is_some_and(|hex| {
+        (7..=40).contains(&hex.len()) && hex.bytes().all(|b| b.is_ascii_hexdigit())
+    })
 }
 
 /// `7.2`: as in the name of Debian's package, without a patch level.
@@ -114,6 +154,8 @@ mod tests {
             ("base", "base", "7.2"),
             ("v7", "v7", "7.2"),
             ("v7@6.12", "v7", "6.12"),
+            ("v5..v14+rt+lean@7.3", "v5..v14", "7.3"),
+            ("tree@g0123abc", "tree", "g0123abc"),
         ] {
             let name: KernelName = text.parse().unwrap();
             assert_eq!(
@@ -138,6 +180,11 @@ mod tests {
             ".a",
             "v 7",
             "v7@7.2@7.3",
+            "v7+",
+            "v7+../x",
+            "v7+7.3",
+            "tree@gxyz",
+            "tree@g12",
         ] {
             let error = text.parse::<KernelName>().unwrap_err();
             assert_eq!(error.exit(), ExitCode::Usage, "{text}");
@@ -147,7 +194,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn parse_and_display_agree(text in "[a-z0-9@._/-]{0,12}") {
+        fn parse_and_display_agree(text in "[a-z0-9@+._/-]{0,12}") {
             if let Ok(name) = text.parse::<KernelName>() {
                 prop_assert_eq!(name.to_string(), text.clone());
                 prop_assert!(!text.contains('/'));

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The manifest of kernel variants, `guest-tests/variants/variants.toml`, that of the mutants beside it, and their patches.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::mutant::{self, Mutant};
-use super::name::{ALL_MUTANTS, is_variant};
+use super::name::{ALL, ALL_MUTANTS, RANGE, is_variant};
 use super::{KernelError, KernelName};
 
 /// The manifest, or a patch that it names, is wrong.
@@ -44,18 +44,23 @@ pub enum ManifestError {
 }
 
 /// One kernel variant.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Variant {
     /// Name, as on the command line.
     pub name: String,
-    /// Day of the proposal, ISO 8601; empty for a mutant.
-    pub date: String,
+    /// The variant that has the same code under the name by which it is built and judged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alias_of: Option<String>,
     /// How it locks, in a line; for a mutant what is wrong with it, in a sentence.
     pub mechanism: String,
-    /// Message-ID of the proposal; empty for a mutant, which nobody has proposed.
-    pub source: String,
+    /// Where it comes from; `None` for a mutant, which nobody has proposed, and for a patch of the user's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub history: Option<History>,
     /// Source versions that the patch was tried on.
     pub applies_to: Vec<String>,
+    /// Sources, and fragments of the configuration, with which it does not build, and why not.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub unfit: BTreeMap<String, String>,
     /// Files that the patch changes, relative to the kernel's top directory.
     pub touches: Vec<PathBuf>,
     /// The patch; `None` for the source as it is.
@@ -64,6 +69,21 @@ pub struct Variant {
     /// It is broken on purpose.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mutant: Option<Mutant>,
+}
+
+/// A variant in the history of the fix.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct History {
+    /// Day of the proposal, ISO 8601.
+    pub date: String,
+    /// Message-ID of its mail.
+    pub message_id: String,
+    /// What it was made for: a commit, a tag, a day of linux-next.
+    pub base: String,
+    /// What is new in it, and why.
+    pub change: String,
+    /// Who has pci_rescan_remove_lock when.
+    pub locks: Vec<String>,
 }
 
 /// A unified diff against the kernel's top directory (`patch -p1`).
@@ -95,9 +115,19 @@ struct File {
 struct Entry {
     name: toml::Spanned<String>,
     date: String,
-    mechanism: String,
-    source: String,
+    change: String,
+    message_id: String,
+    base: String,
+    alias_of: Option<String>,
+    // What an alias does not have.
+    mechanism: Option<String>,
+    #[serde(default)]
+    locks: Vec<String>,
+    #[serde(default)]
     applies_to: Vec<String>,
+    #[serde(default)]
+    unfit: BTreeMap<String, String>,
+    #[serde(default)]
     touches: Vec<PathBuf>,
     patch: Option<String>,
 }
@@ -123,9 +153,10 @@ impl<'a> Place<'a> {
             line: 1 + before.filter(|b| *b == b'\n').count(),
             name: name.into_inner(),
         };
-        if !is_variant(&place.name) || place.name == ALL_MUTANTS {
+        let reserved = [ALL, ALL_MUTANTS].contains(&place.name.as_str());
+        if !is_variant(&place.name) || place.name.contains(RANGE) || reserved {
             return Err(place.wrong(format!(
-                "a name is letters, digits, `-`, `_` and `.`, and not `{ALL_MUTANTS}`"
+                "a name is letters, digits, `-`, `_` and `.`, without `{RANGE}`, and neither `{ALL}` nor `{ALL_MUTANTS}`"
             )));
         }
         if !names.insert(place.name.clone()) {
@@ -210,21 +241,57 @@ impl Manifest {
     fn parse(text: &str, path: &Path) -> Result<Self, ManifestError> {
         let file: File = toml(text, path)?;
         let mut names = BTreeSet::new();
-        let mut variants = Vec::new();
+        let mut variants: Vec<Variant> = Vec::new();
         for entry in file.variants {
             let place = Place::of(path, text, entry.name, &mut names)?;
-            let mut touches = entry.touches;
-            let patch = place.patch(entry.patch.as_deref(), &mut touches)?;
-            variants.push(Variant {
+            let mut history = History {
                 date: entry.date,
-                mechanism: entry.mechanism,
-                source: entry.source,
-                applies_to: entry.applies_to,
-                touches,
-                patch,
-                mutant: None,
-                name: place.name,
-            });
+                message_id: entry.message_id,
+                base: entry.base,
+                change: entry.change,
+                locks: entry.locks,
+            };
+            let variant = match (entry.alias_of, entry.mechanism) {
+                (None, None) => return Err(place.wrong("it says no `mechanism`")),
+                (Some(_), Some(_)) => {
+                    return Err(place.wrong("an alias has the mechanism of the other one"));
+                }
+                (Some(other), None) => {
+                    let same = variants
+                        .iter()
+                        .find(|v| v.name == other && v.alias_of.is_none());
+                    let same = same.ok_or_else(|| {
+                        place.wrong(format!("alias_of: there is no variant `{other}` before it"))
+                    })?;
+                    if entry.patch.is_some() {
+                        return Err(place.wrong("an alias has the patch of the other one"));
+                    }
+                    let locks = same.history.as_ref().map(|h| h.locks.clone());
+                    history.locks = locks.unwrap_or_default();
+                    Variant {
+                        name: place.name,
+                        alias_of: Some(other),
+                        history: Some(history),
+                        ..same.clone()
+                    }
+                }
+                (None, Some(mechanism)) => {
+                    let mut touches = entry.touches;
+                    let patch = place.patch(entry.patch.as_deref(), &mut touches)?;
+                    Variant {
+                        alias_of: None,
+                        mechanism,
+                        history: Some(history),
+                        applies_to: entry.applies_to,
+                        unfit: entry.unfit,
+                        touches,
+                        patch,
+                        mutant: None,
+                        name: place.name,
+                    }
+                }
+            };
+            variants.push(variant);
         }
         Ok(Self { variants })
     }
@@ -257,21 +324,45 @@ impl Manifest {
             .filter_map(|v| Some((v, v.mutant.as_ref()?)))
     }
 
-    /// The names with all mutants in the place of `mutants`, on its source. Each kernel once, where it is named first.
-    pub fn expand(&self, names: &[KernelName]) -> Vec<KernelName> {
+    /// The kernels that are meant by a list: `all` is every ordinary variant, `mutants` every mutant, `v5..v7` those from
+    /// the first to the last in the order of the manifest; their fragments and source go to all of them. An alias is
+    /// replaced by the variant that has its code. Each kernel once, where it is named first.
+    pub fn expand(&self, names: &[KernelName]) -> Result<Vec<KernelName>, KernelError> {
         let mut kernels: Vec<KernelName> = Vec::new();
         for name in names {
-            let meant = match name.variant() {
-                ALL_MUTANTS => self.mutants().map(|(v, _)| name.with(&v.name)).collect(),
-                _ => vec![name.clone()],
+            let meant: Vec<&Variant> = match (name.variant(), name.variant().split_once(RANGE)) {
+                (ALL_MUTANTS, _) => self.mutants().map(|(v, _)| v).collect(),
+                (ALL, _) => self.ordinary().collect(),
+                (_, Some((first, last))) => self.range(name, first, last)?,
+                (one, None) => vec![self.find(one)?],
             };
-            for kernel in meant {
+            for variant in meant {
+                let kernel = name.with(variant.alias_of.as_ref().unwrap_or(&variant.name));
                 if !kernels.contains(&kernel) {
                     kernels.push(kernel);
                 }
             }
         }
-        kernels
+        Ok(kernels)
+    }
+
+    fn range(
+        &self,
+        name: &KernelName,
+        first: &str,
+        last: &str,
+    ) -> Result<Vec<&Variant>, KernelError> {
+        let ends = (&self.find(first)?.name, &self.find(last)?.name);
+        let mut meant = Vec::new();
+        for variant in self.variants.iter().skip_while(|v| v.name != *ends.0) {
+            meant.push(variant);
+            if variant.name == *ends.1 {
+                return Ok(meant);
+            }
+        }
+        Err(KernelError::Range {
+            name: name.variant().to_owned(),
+        })
     }
 }
 
@@ -306,98 +397,6 @@ fn files_of(diff: &[u8]) -> Result<Vec<PathBuf>, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::exit::ExitCode;
-
-    const ENTRY: &str = "[[variant]]\nname = \"a\"\ndate = \"d\"\nmechanism = \"m\"\nsource = \"s\"\napplies_to = []\ntouches = []\n";
-
-    fn error(text: &str) -> String {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(
-            dir.path().join("p.patch"),
-            "--- a/x/y.c\n+++ b/x/y.c\n@@ -1 +1 @@\n-a\n+b\n",
-        )
-        .unwrap();
-        std::fs::write(dir.path().join("bad.patch"), "--- a/../y\n+++ b/../y\n").unwrap();
-        Manifest::parse(text, &dir.path().join("variants.toml"))
-            .unwrap_err()
-            .to_string()
-    }
-
-    #[test]
-    fn the_manifest_in_the_tree() {
-        let manifest = Manifest::load(Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
-        let names: Vec<_> = manifest.ordinary().map(|v| v.name.as_str()).collect();
-        assert_eq!(
-            names,
-            [
-                "base", "b1", "b2", "v5", "v6", "v7", "v9", "v10", "v11", "v14"
-            ]
-        );
-        let v5 = manifest.find("v5").unwrap();
-        assert!(v5.touches.contains(&PathBuf::from("include/linux/pci.h")));
-        assert!(manifest.find("base").unwrap().patch.is_none());
-        let unknown = manifest.find("v99").unwrap_err();
-        assert_eq!(unknown.exit(), ExitCode::Usage);
-        assert!(
-            unknown
-                .hint()
-                .unwrap()
-                .contains("base, b1, b2, v5, v6, v7, v9")
-        );
-    }
-
-    #[test]
-    fn mutants_stand_for_all_of_them() {
-        let manifest = Manifest::load(Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
-        let names = |text: &[&str]| -> Vec<KernelName> {
-            text.iter().map(|name| name.parse().unwrap()).collect()
-        };
-        let all = manifest.expand(&names(&["v7", "mutants", "base", "v7"]));
-        assert_eq!(all.len(), manifest.mutants().count() + 2);
-        assert!(all.len() > 14);
-        assert_eq!(all.first().map(KernelName::variant), Some("v7"));
-        assert_eq!(all.last().map(KernelName::variant), Some("base"));
-        let on = manifest.expand(&names(&["mutants@7.3"]));
-        assert!(on.iter().all(|name| name.source() == "7.3"), "{on:?}");
-        assert_eq!(manifest.expand(&names(&["m-x"])), names(&["m-x"]));
-        assert!(manifest.find("mutants").is_err());
-        assert!(manifest.find("m-plain-lock").unwrap().mutant.is_some());
-    }
-
-    #[test]
-    fn errors_name_file_and_line() {
-        let text = error("[[variant]]\nname = \"a\"\ndaet = \"d\"\n");
-        assert!(
-            text.contains("variants.toml") && text.contains("line 3") && text.contains("daet"),
-            "{text}"
-        );
-        let text = error(&format!("{ENTRY}\n{ENTRY}"));
-        assert!(
-            text.contains("variants.toml:10: variant `a`: the name is there twice"),
-            "{text}"
-        );
-        let text = error(&format!("{ENTRY}patch = \"p.patch\"\n"));
-        assert!(text.contains("touches") && text.contains("x/y.c"), "{text}");
-        let text = error(&format!("{ENTRY}patch = \"bad.patch\"\n"));
-        assert!(text.contains("leaves the source tree"), "{text}");
-        let text = error(&format!("{ENTRY}patch = \"../p.patch\"\n"));
-        assert!(text.contains("beside the manifest"), "{text}");
-        let text = error(&format!("{ENTRY}patch = \"none.patch\"\n"));
-        assert!(text.starts_with("cannot read"), "{text}");
-        for name in ["a/b", "mutants"] {
-            let text = error(&ENTRY.replace("\"a\"", &format!("\"{name}\"")));
-            assert!(text.contains(":2:") && text.contains("a name is"), "{text}");
-        }
-    }
-
-    #[test]
-    fn created_and_removed_files_count() {
-        let diff = b"--- /dev/null\n+++ b/new\n@@ -0,0 +1 @@\n+x\n--- a/old\n+++ /dev/null\n@@ -1 +0,0 @@\n-x\n";
-        assert_eq!(
-            files_of(diff).unwrap(),
-            [PathBuf::from("new"), PathBuf::from("old")]
-        );
-    }
-}
+mod page;
+#[cfg(test)]
+mod tests;

@@ -165,10 +165,19 @@ impl Expectations {
     }
 }
 
-/// Whether `entry`, a name or NAME@VERSION, is meant by `kernel`.
+/// Whether an entry of a table is about `kernel`: it is the same variant, on the source that the entry names, if it names
+/// one, with the fragments that the entry names and any others. `v7` is about `v7+rt@7.3`, `v7+rt` not about `v7`.
 pub(super) fn names(entry: &str, kernel: &str) -> bool {
-    entry == kernel
-        || kernel
-            .split_once('@')
-            .is_some_and(|(name, _)| name == entry)
+    let parts = |name: &str| {
+        let (head, source) = match name.split_once('@') {
+            Some((head, source)) => (head.to_owned(), Some(source.to_owned())),
+            None => (name.to_owned(), None),
+        };
+        let mut words = head.split('+').map(str::to_owned);
+        (words.next(), words.collect::<Vec<_>>(), source)
+    };
+    let (entry, kernel) = (parts(entry), parts(kernel));
+    entry.0 == kernel.0
+        && entry.1.iter().all(|word| kernel.1.contains(word))
+        && (entry.2.is_none() || entry.2 == kernel.2)
 }

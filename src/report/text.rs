@@ -26,7 +26,7 @@ pub(super) fn verdict(verdict: Verdict, width: usize, color: bool) -> String {
         Verdict::Pass => "32",
         Verdict::DoubleRemoval | Verdict::Deadlock | Verdict::Finding => "31",
         Verdict::Silent | Verdict::Inconclusive => "33",
-        Verdict::Infra | Verdict::BootFail => "35",
+        Verdict::Infra | Verdict::BuildFail | Verdict::BootFail => "35",
     };
     paint(&format!("{verdict:<width$}"), code, color)
 }

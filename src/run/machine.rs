@@ -118,7 +118,7 @@ impl<'a> Machine<'a> {
         };
         initramfs::write(&initramfs, parts).map_err(|error| Cut::host(chain(&error)))?;
         let console = config.dir.join("console.log");
-        let monitors = if steps::empties_slot(config.scenario) {
+        let monitors = if steps::empties_slot(config.scenario, true) {
             let endpoint = |name| {
                 Endpoint::bind(&private.path().join(name)).map_err(|error| Cut::host(chain(&error)))
             };

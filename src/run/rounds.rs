@@ -154,7 +154,7 @@ impl<'a> Course<'a> {
         self.tell(CommandKind::Disarm, "", "disarming")?;
         self.machine.phase(Phase::Settle, round);
         let after = self.measure("after", "after")?;
-        self.bring_back()?;
+        self.bring_back(self.machine.injector.fired() != fired_before)?;
         if self.config.repair {
             self.repair(&before, &after)?;
         }
@@ -229,13 +229,13 @@ impl<'a> Course<'a> {
         }
     }
 
-    /// The PF is there again for the next round.
-    fn bring_back(&mut self) -> Result<(), Cut> {
+    /// The PF is there again for the next round. A slot whose unplug was not fired still has its card.
+    fn bring_back(&mut self, fired: bool) -> Result<(), Cut> {
         let scenario = self.config.scenario;
         if !scenario.removes_pf() {
             return Ok(());
         }
-        if steps::empties_slot(scenario) {
+        if steps::empties_slot(scenario, fired) {
             self.machine.plug_back(self.limit(TASK))?;
         } else {
             self.shell(steps::FIND_PF, "finding the PF again")?;

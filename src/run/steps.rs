@@ -123,14 +123,15 @@ pub(super) fn teardown(scenario: &Scenario) -> String {
     format!("printf 'task teardown\\n' >&3; {action}")
 }
 
-/// Whether the slot has lost its card when the round is over.
-pub(super) fn empties_slot(scenario: &Scenario) -> bool {
+/// Whether the slot has lost its card when the round is over, with the unplug `fired` or not.
+pub(super) fn empties_slot(scenario: &Scenario, fired: bool) -> bool {
     scenario.teardown == Teardown::SlotPowerOff
         || scenario.unplug.is_some_and(|unplug| {
-            matches!(
-                unplug.actuator,
-                Actuator::PciehpSurprise | Actuator::PciehpButton | Actuator::SysfsPower
-            )
+            fired
+                && matches!(
+                    unplug.actuator,
+                    Actuator::PciehpSurprise | Actuator::PciehpButton | Actuator::SysfsPower
+                )
         })
 }
 

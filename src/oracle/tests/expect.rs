@@ -4,8 +4,10 @@ use crate::oracle::builder::data;
 use crate::oracle::{ExpectError, Expectations, Judgement, KnownIssues};
 use crate::scenario::list;
 
-/// The kernels of the history: the unfixed one, the fix that was reverted, and proposals that differ in what they lock.
-const KERNELS: [&str; 9] = ["base", "b1", "v5", "v6", "v7", "v9", "v10", "v11", "v14"];
+/// The kernels of the history, each code once.
+const KERNELS: [&str; 15] = [
+    "b0", "b1", "b2", "base", "v1", "v2", "v4", "v5", "v6", "v7", "v9", "v10", "v11", "v13", "v14",
+];
 
 fn table() -> Expectations {
     Expectations::load(&data("guest-tests/expect/expect.toml")).unwrap()
@@ -34,29 +36,29 @@ fn every_scenario_has_an_expectation_on_every_kernel() {
 fn expectations_are_those_of_the_history() {
     let table = table();
     for (scenario, row) in [
-        ("numvfs-zero-vs-vf-unplug", "PPPPPPPPP"),
-        ("unbind-vs-vf-unplug", "DPPPPPPPP"),
-        ("rmmod-vs-vf-unplug", "DPPPPPPPP"),
-        ("unbind-alone", "PPPPPPPPP"),
-        ("pf-remove-with-vfs", "PLPPPPPPP"),
-        ("unbind-vs-rescan", "FPPPPPPPP"),
-        ("numvfs-on-vs-rescan", "PPPPPPPPP"),
-        ("bind-vs-rescan", "FPPPPPPPP"),
-        ("unbind-vs-pf-remove", "PLLLLLPPP"),
-        ("numvfs-zero-vs-pf-remove", "LLLLLLPPP"),
-        ("unbind-vs-surprise", "PLLLLLLLL"),
-        ("unbind-vs-button", "PLLLLLLLL"),
-        ("numvfs-zero-vs-surprise", "LLLLLLLLL"),
-        ("unbind-vs-bridge-remove", "PLLLLLLLL"),
-        ("numvfs-on-error-vs-vf-unplug", "PPPPPPPPP"),
-        ("bind-error-vs-vf-unplug", "DPPPPPPPP"),
-        ("pf-remove-vs-bridge-remove", "FLFFFFFFF"),
-        ("unbind-lockdep", "FPPPPPPPP"),
-        ("numvfs-zero-alone", "PPPPPPPPP"),
-        ("unbind-vs-first-vf-unplug", "DPPPPPPPP"),
-        ("unbind-vs-last-vf-unplug", "DPPPPPPPP"),
-        ("unbind-lookup-vs-vf-unplug", "DPPPPPPPP"),
-        ("vf-unplug-vs-unbind", "DPPPPPPPP"),
+        ("numvfs-zero-vs-vf-unplug", "DPDPPPPPPPPPPPP"),
+        ("unbind-vs-vf-unplug", "DPDDPPPPPPPPPPP"),
+        ("rmmod-vs-vf-unplug", "DPDDPPPPPPPPPPP"),
+        ("unbind-alone", "PPPPPPPPPPPPPPP"),
+        ("pf-remove-with-vfs", "PLPPPPPPPPPPPPP"),
+        ("unbind-vs-rescan", "FPFFPPPPPPPPPPP"),
+        ("numvfs-on-vs-rescan", "FPFPPPPPPPPPPPP"),
+        ("bind-vs-rescan", "FPFFPPPPPPPPPPP"),
+        ("unbind-vs-pf-remove", "PLPPLLLLLLLPPPP"),
+        ("numvfs-zero-vs-pf-remove", "PLPLLLLLLLLPPPP"),
+        ("unbind-vs-surprise", "PLPPLLLLLLLLLLL"),
+        ("unbind-vs-button", "PLPPLLLLLLLLLLL"),
+        ("numvfs-zero-vs-surprise", "PLPLLLLLLLLLLLL"),
+        ("unbind-vs-bridge-remove", "PLPPLLLLLLLLLLL"),
+        ("numvfs-on-error-vs-vf-unplug", "DPDPPPPPPPPPPPP"),
+        ("bind-error-vs-vf-unplug", "DPDDPPPPPPPPPPP"),
+        ("pf-remove-vs-bridge-remove", "FLFFFFFFFFFFFFF"),
+        ("unbind-lockdep", "PPFFPPPPPPPPPPP"),
+        ("numvfs-zero-alone", "PPFPPPPPPPPPPPP"),
+        ("unbind-vs-first-vf-unplug", "DPDDPPPPPPPPPPP"),
+        ("unbind-vs-last-vf-unplug", "DPDDPPPPPPPPPPP"),
+        ("unbind-lookup-vs-vf-unplug", "DPDDPPPPPPPPPPP"),
+        ("vf-unplug-vs-unbind", "DPDDPPPPPPPPPPP"),
     ] {
         let verdict = |kernel: &str| table.expectation(scenario, kernel).map(|e| e.verdict);
         let letter = |kernel: &str| match verdict(kernel) {
@@ -131,4 +133,32 @@ fn broken_tables_say_where() {
             .to_string()
             .contains("known issues")
     );
+}
+
+#[test]
+fn entries_are_about_every_source_and_fragment_unless_they_name_one() {
+    use crate::oracle::expect::names;
+    for (entry, kernel) in [
+        ("v7", "v7"),
+        ("v7", "v7@7.3"),
+        ("v7", "v7+rt+lean@7.3"),
+        ("v7+rt", "v7+lean+rt"),
+        ("v7@7.3", "v7+rt@7.3"),
+        ("tree", "tree@g0123456"),
+    ] {
+        assert!(names(entry, kernel), "{entry} {kernel}");
+    }
+    for (entry, kernel) in [
+        ("v7", "v70"),
+        ("v7+rt", "v7"),
+        ("v7@7.3", "v7"),
+        ("v7@7.3", "v7@7.2"),
+        ("", "v7"),
+    ] {
+        assert!(!names(entry, kernel), "{entry} {kernel}");
+    }
+    let expected = table().expectation("unbind-alone", "v7+rt").unwrap();
+    assert_eq!(expected.verdict, Verdict::BuildFail);
+    let expected = table().expectation("unbind-alone", "v6+rt").unwrap();
+    assert_eq!(expected.verdict, Verdict::Pass);
 }
