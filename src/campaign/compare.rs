@@ -55,7 +55,7 @@ impl Gave {
     }
 
     /// Whether it says something about the kernel, good or bad.
-    fn is_told(&self) -> bool {
+    pub fn is_told(&self) -> bool {
         self.convicts() || self.verdict == Verdict::Pass
     }
 

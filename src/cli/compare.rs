@@ -15,12 +15,13 @@ use crate::scenario::{Scenario, Schedule, What};
 use super::bench::{Bench, Options, Ready};
 use super::explore::recorder;
 use super::failure::Failure;
+use super::kernels::KernelOptions;
 
 /// Arguments of `vfrace compare`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The two kernels
-    #[arg(value_names = ["A", "B"], num_args = 2)]
+    /// The two kernels; of two commits or patches, what the options below give is enough
+    #[arg(value_name = "KERNEL", num_args = 0..=2)]
     kernels: Vec<KernelName>,
     /// Scenario: a name, or a path to a .toml file
     #[arg(long, value_name = "S")]
@@ -33,6 +34,8 @@ pub(super) struct Args {
     seed: u64,
     #[command(flatten)]
     options: Options,
+    #[command(flatten)]
+    from: KernelOptions,
 }
 
 pub(super) fn run(args: &Args) -> ExitCode {
@@ -42,8 +45,15 @@ pub(super) fn run(args: &Args) -> ExitCode {
 fn play(args: &Args) -> Result<ExitCode, Failure> {
     let bench = Bench::new()?;
     let scenario = args.options.load(&args.scenario, &bench.data)?;
-    let ready = bench.ready(&args.kernels, &args.options)?;
-    let [a, b] = ready.kernels() else {
+    let bench = bench.build_from(&args.from)?;
+    let kernels = args.from.names(bench.kernels(), &args.kernels, &[])?;
+    // An alias is the kernel that it stands for.
+    let two = kernels.len() == 2 || kernels.len() == 1 && args.kernels.len() == 2;
+    if !two {
+        return Err(Failure::NotTwo(kernels));
+    }
+    let ready = bench.ready(&kernels, &args.options)?;
+    let (Some(a), Some(b)) = (ready.kernels().first(), ready.kernels().last()) else {
         // Two were asked for and built.
         return Ok(ExitCode::CannotTell);
     };

@@ -104,7 +104,7 @@ fn odd(text: &mut String, tried: &Tried, names: &[String; 2]) {
             both(&tried.gave),
             both(again)
         );
-    } else if tried.gave[0].verdict != tried.gave[1].verdict {
+    } else if !tried.gave.iter().all(Gave::is_told) {
         let _ = writeln!(text, "  not told  {}: {schedule}", both(&tried.gave));
     }
 }

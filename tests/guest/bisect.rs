@@ -115,8 +115,7 @@ fn is_needed(path: &str) -> bool {
         block net";
     const FS: &str = "proc sysfs ramfs devpts debugfs kernfs notify iomap tracefs exportfs configfs unicode quota crypto \
         verity nls hugetlbfs pstore";
-    const NET: &str =
-        "core ipv4 ipv6 sched ethtool packet unix 802 ethernet netlink netfilter bpf devlink handshake";
+    const NET: &str = "core ipv4 ipv6 sched ethtool packet unix 802 ethernet netlink netfilter bpf devlink handshake";
     const TOOLS: &str = "include lib objtool scripts build arch bpf";
     let is_in = |list: &str, dir: &str| list.split_whitespace().any(|word| word == dir);
     let parts: Vec<&str> = path.split('/').collect();
@@ -216,9 +215,45 @@ fn git_says(dir: &Path, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
+/// A configuration that is quick to build and to boot: the guests' own without the expensive checks, without debugging
+/// information, and without the network protocols that no scenario needs.
+fn fragment() -> String {
+    const LEFT_OUT: [&str; 3] = ["CONFIG_INET=", "CONFIG_PACKET=", "CONFIG_DEBUG_INFO"];
+    let mut all = String::new();
+    for name in ["common", "x86_64", "lean"] {
+        let path = format!("guest-tests/kconfig/{name}.config");
+        let text = fs::read_to_string(data().join(path)).unwrap();
+        for line in text.lines() {
+            if !LEFT_OUT.iter().any(|start| line.starts_with(start)) {
+                let _ = writeln!(all, "{line}");
+            }
+        }
+    }
+    all
+}
+
+/// Makes a `.config` of it, as a user would have one.
+fn configure(tree: &Path, to: &Path) {
+    let dir = tempfile::tempdir().unwrap();
+    let wanted = dir.path().join("wanted");
+    fs::write(&wanted, fragment()).unwrap();
+    let made = Command::new("make")
+        .arg("-C")
+        .arg(tree)
+        .arg(format!("O={}", dir.path().display()))
+        .arg(format!("KCONFIG_ALLCONFIG={}", wanted.display()))
+        .arg("allnoconfig")
+        .env_remove("MAKEFLAGS")
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    fs::copy(dir.path().join(".config"), to).unwrap();
+}
+
 /// The repository, with its commits in order.
 struct History {
     dir: PathBuf,
+    config: PathBuf,
     commits: Vec<String>,
 }
 
@@ -227,7 +262,8 @@ impl History {
     fn new() -> Self {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("history");
         let done = dir.join(".git/history-is-complete");
-        let recipe = format!("{STATES:?}{BROKEN:?}{}", debian().display());
+        let config = dir.join(".git/history.config");
+        let recipe = format!("{STATES:?}{BROKEN:?}{}{}", debian().display(), fragment());
         if fs::read_to_string(&done).ok().as_ref() != Some(&recipe) {
             let _ = fs::remove_dir_all(&dir);
             fs::create_dir_all(&dir).unwrap();
@@ -236,6 +272,7 @@ impl History {
             git_says(&dir, &["config", "gc.auto", "0"]);
             import(&dir);
             git_says(&dir, &["checkout", "-q", "-f", "main"]);
+            configure(&dir, &config);
             fs::write(&done, recipe).unwrap();
         }
         let _ = git(&dir).args(["bisect", "reset"]).output().unwrap();
@@ -243,7 +280,11 @@ impl History {
         let commits = git_says(&dir, &["rev-list", "--reverse", "main"]);
         let commits: Vec<String> = commits.lines().map(str::to_owned).collect();
         assert!(commits.len() >= 32, "{}", commits.len());
-        Self { dir, commits }
+        Self {
+            dir,
+            config,
+            commits,
+        }
     }
 
     fn commit(&self, number: usize) -> &str {
@@ -264,11 +305,11 @@ impl History {
                 "run",
                 env!("CARGO_BIN_EXE_vfrace"),
                 "bisect",
-                "--kernel",
-                "base+lean",
                 "--rounds",
                 "1",
+                "--config",
             ])
+            .arg(&self.config)
             .args(arguments)
             .env("VFRACE_DATA", data())
             .output()
@@ -370,7 +411,14 @@ fn git_bisect_run_finds_the_commit_for_three_findings() {
     let double = history.finds(
         first_of("b1"),
         last_of("base"),
-        &["--scenario", "unbind-vs-vf-unplug", "--error", "1%", "--rate", "20/20"],
+        &[
+            "--scenario",
+            "unbind-vs-vf-unplug",
+            "--error",
+            "1%",
+            "--rate",
+            "20/20",
+        ],
         first_of("b2"),
     );
     assert!(double.contains("bad: DOUBLE-REMOVAL: "), "{double}");
@@ -387,10 +435,18 @@ fn git_bisect_run_finds_the_commit_for_three_findings() {
     let leak = history.finds(
         1,
         history.commits.len(),
-        &["--scenario", "unbind-alone", "--wanted", "LEAK: PF reference count"],
+        &[
+            "--scenario",
+            "unbind-alone",
+            "--wanted",
+            "LEAK: PF reference count",
+        ],
         first_of("m-pf-put-missing"),
     );
-    assert!(leak.contains("bad: LEAK: PF reference count 4 -> 7"), "{leak}");
+    assert!(
+        leak.contains("bad: LEAK: PF reference count 4 -> 7"),
+        "{leak}"
+    );
     let all = [double, deadlock, leak].concat();
     for skipped in [
         "cannot tell: the kernel does not build: ",
@@ -414,8 +470,9 @@ fn what_is_no_bad_commit_does_not_end_as_one() {
         let mut vfrace = Command::new(env!("CARGO_BIN_EXE_vfrace"));
         vfrace
             .current_dir(&history.dir)
-            .args(["bisect", "--kernel", "base+lean", "--rounds", "1"])
-            .args(["--scenario", "unbind-alone"])
+            .args(["bisect", "--scenario", "unbind-alone", "--rounds", "1"])
+            .arg("--config")
+            .arg(&history.config)
             .args(arguments)
             .env("VFRACE_DATA", data())
             .stdout(Stdio::piped())
@@ -445,7 +502,9 @@ fn what_is_no_bad_commit_does_not_end_as_one() {
             "cannot tell: not the wanted finding but LEAK: ",
         ),
     ] {
-        let output = bisect(number, &["--wanted", "DOUBLE-REMOVAL"]).output().unwrap();
+        let output = bisect(number, &["--wanted", "DOUBLE-REMOVAL"])
+            .output()
+            .unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
         let last = said.lines().last().unwrap_or_default();
         assert_eq!(output.status.code(), Some(125), "{number}: {output:?}");
