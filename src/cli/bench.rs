@@ -24,10 +24,11 @@ use crate::scenario::{self, Scenario, ScenarioError, What};
 use super::doctor::DoctorArgs;
 use super::failure::Failure;
 use super::kernel::KernelArgs;
+use super::kernels::KernelOptions;
 use super::points::PointsArgs;
 
 /// Options that every command that runs guests has.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(super) struct Options {
     /// Number of VFs [default: the scenario's]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
@@ -82,6 +83,28 @@ impl Options {
             .collect()
     }
 
+    /// Where results go, if that is said.
+    pub(super) fn out(&self) -> Option<&Path> {
+        self.out.as_deref()
+    }
+
+    /// The same with results going to `out`.
+    pub(super) fn with_out(&self, out: PathBuf) -> Self {
+        Self {
+            out: Some(out),
+            ..self.clone()
+        }
+    }
+
+    /// Everything that changes what a guest does, in no particular form: two that differ are different.
+    pub(super) fn shown(&self) -> String {
+        let all = Self {
+            out: None,
+            ..self.clone()
+        };
+        format!("{all:?}")
+    }
+
     /// Rounds that one boot may serve where nothing but damage ends it: as many as it likes unless told otherwise.
     pub(super) fn most_rounds_in_a_boot(&self) -> u32 {
         let given = self.rounds.and_then(|rounds| u32::try_from(rounds).ok());
@@ -130,7 +153,8 @@ pub(super) struct Bench {
     pub(super) stop: Stop,
     pub(super) events: EventSink,
     display: JoinHandle<()>,
-    cache: PathBuf,
+    pub(super) cache: PathBuf,
+    kernels: Kernels,
 }
 
 /// A bench with everything in place for guests.
@@ -168,13 +192,21 @@ impl Bench {
                 terminal.event(&event);
             }
         });
+        let kernels = Kernels::new(cache.clone(), data.clone(), events.clone());
         Ok(Self {
+            kernels: kernels.with_stop(stop.clone()),
             data,
             stop,
             cache,
             events,
             display,
         })
+    }
+
+    /// The same with kernels that are built as the options say.
+    pub(super) fn build_from(mut self, options: &KernelOptions) -> Result<Self, Failure> {
+        self.kernels = options.apply(self.kernels)?;
+        Ok(self)
     }
 
     /// Provides QEMU, builds the kernels and chooses the accelerator.
@@ -234,16 +266,18 @@ impl Bench {
 
     /// The kernel that a name stands for where there can be only one: that of the variant with its code for an alias.
     pub(super) fn one_kernel(&self, name: &KernelName) -> Result<KernelName, Failure> {
-        let mut kernels = self.manifest()?.expand(std::slice::from_ref(name))?;
-        match (kernels.pop(), kernels.is_empty()) {
-            (Some(kernel), true) => Ok(kernel),
-            _ => Err(Failure::SeveralKernels(name.clone())),
-        }
+        only(self.kernels.names(std::slice::from_ref(name))?)
     }
 
-    fn kernels(&self) -> Kernels {
-        Kernels::new(self.cache.clone(), self.data.clone(), self.events.clone())
-            .with_stop(self.stop.clone())
+    /// Other kernels of the same cache, built as the options say.
+    pub(super) fn kernels_from(&self, options: &KernelOptions) -> Result<Kernels, Failure> {
+        let kernels = Kernels::new(self.cache.clone(), self.data.clone(), self.events.clone());
+        Ok(options.apply(kernels.with_stop(self.stop.clone()))?)
+    }
+
+    /// Where kernels come from.
+    pub(super) fn kernels(&self) -> &Kernels {
+        &self.kernels
     }
 
     fn quiet_and_print(self, said: &[u8]) {
@@ -254,7 +288,7 @@ impl Bench {
 
     /// Ends the display of progress; what is printed afterwards stays below it.
     pub(super) fn quiet(self) {
-        drop(self.events);
+        drop((self.events, self.kernels));
         // It ends with the last sink. Should it have panicked, the results are still worth printing.
         let _ = self.display.join();
     }
@@ -293,11 +327,6 @@ impl Ready<'_> {
             few_probes: self.few_probes,
             stop: self.bench.stop.clone(),
         }
-    }
-
-    /// Refuses a scenario with a call point that the kernel does not have.
-    pub(super) fn check(&self, scenario: &Scenario, kernel: &BuiltKernel) -> Result<(), Failure> {
-        check_points(scenario, kernel)
     }
 
     /// Where the results are.
@@ -365,6 +394,17 @@ impl Ready<'_> {
                 file = None;
             }
         })
+    }
+}
+
+/// The kernel of a list that has to be one.
+pub(super) fn only(mut kernels: Vec<KernelName>) -> Result<KernelName, Failure> {
+    match (kernels.pop(), kernels.is_empty()) {
+        (Some(kernel), true) => Ok(kernel),
+        (last, _) => {
+            kernels.extend(last);
+            Err(Failure::SeveralKernels(kernels))
+        }
     }
 }
 
@@ -451,10 +491,13 @@ fn results_dir(named: Option<&Path>) -> Result<PathBuf, Failure> {
 
 /// `vfrace kernel`, with progress and signals as everywhere.
 pub(super) fn kernel(args: &KernelArgs) -> Result<ExitCode, Failure> {
-    let bench = Bench::new()?;
+    let mut bench = Bench::new()?;
+    if let Some(from) = args.from() {
+        bench = bench.build_from(from)?;
+    }
     let expected = Expectations::load(&bench.data.join("guest-tests/expect/expect.toml"))?;
     let mut said = Vec::new();
-    let exit = super::kernel::run(args, &bench.kernels(), &expected, &mut said);
+    let exit = super::kernel::run(args, bench.kernels(), &expected, &mut said);
     bench.quiet_and_print(&said);
     Ok(exit?)
 }
@@ -463,7 +506,7 @@ pub(super) fn kernel(args: &KernelArgs) -> Result<ExitCode, Failure> {
 pub(super) fn points(args: &PointsArgs) -> Result<ExitCode, Failure> {
     let bench = Bench::new()?;
     let mut said = Vec::new();
-    let exit = super::points::run(args, &bench.kernels(), &mut said);
+    let exit = super::points::run(args, bench.kernels(), &mut said);
     bench.quiet_and_print(&said);
     Ok(exit?)
 }

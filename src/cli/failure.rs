@@ -3,7 +3,6 @@
 
 use std::path::PathBuf;
 
-use crate::campaign::bisection::BisectionError;
 use crate::exit::ExitCode;
 use crate::host::HostError;
 use crate::kernel::{KernelError, KernelName};
@@ -62,9 +61,9 @@ pub(super) enum Failure {
     /// Only a mutant says which scenarios reach it.
     #[error("`{kernel}` names no scenarios that reach it", kernel = .0)]
     NoReach(KernelName),
-    /// One kernel is wanted, and the name stands for several or none.
-    #[error("`{0}` does not stand for one kernel")]
-    SeveralKernels(KernelName),
+    /// One kernel is wanted, and several are named, or none.
+    #[error("one kernel is wanted, and this is {}", listed(.0))]
+    SeveralKernels(Vec<KernelName>),
     /// A console or recording that is to be judged.
     #[error(transparent)]
     Judge(#[from] JudgeError),
@@ -106,6 +105,9 @@ pub(super) enum Failure {
     /// SIGINT or SIGTERM.
     #[error("stopped before there was a result")]
     Interrupted,
+    /// More kernels, or fewer, than can be compared.
+    #[error("two kernels can be compared, and these are {}: {}", .0.len(), listed(.0))]
+    NotTwo(Vec<KernelName>),
     /// Signal handlers.
     #[error("cannot listen to signals")]
     Signals(#[source] std::io::Error),
@@ -117,6 +119,15 @@ pub(super) enum Failure {
         /// Why.
         source: std::io::Error,
     },
+}
+
+/// Kernels in a sentence.
+fn listed(kernels: &[KernelName]) -> String {
+    if kernels.is_empty() {
+        return "none".to_owned();
+    }
+    let names: Vec<String> = kernels.iter().map(KernelName::to_string).collect();
+    names.join(", ")
 }
 
 impl Failure {
@@ -136,6 +147,7 @@ impl Failure {
             | Failure::NoReach(_)
             | Failure::SeveralKernels(_)
             | Failure::NoBisection(_)
+            | Failure::NotTwo(_)
             | Failure::NoReference { .. }
             | Failure::ReferenceDoesNotBuild { .. } => ExitCode::Usage,
             Failure::Bisection(error) => error.exit(),
@@ -165,6 +177,10 @@ impl Failure {
                 "give the rate with --rate HITS/ROUNDS, or begin with `git bisect start BAD GOOD`"
                     .to_owned(),
             ),
+            Failure::NotTwo(_) => Some(
+                "name two, or one that --commit is given twice for, e.g. `vfrace compare base v7`"
+                    .to_owned(),
+            ),
             Failure::NoReference { .. } => Some(
                 "look at it with `vfrace run`; give another bad commit, another scenario or --wanted, or more --most-boots"
                     .to_owned(),
@@ -176,7 +192,7 @@ impl Failure {
                 Some("use a scenario with an unplug, e.g. unbind-vs-vf-unplug".to_owned())
             }
             Failure::SeveralKernels(_) => {
-                Some("name one of those that `vfrace kernel list` shows; `vfrace matrix --kernels` takes several".to_owned())
+                Some("name one of those that `vfrace kernel list` shows, or one commit, or one patch; `vfrace matrix` takes several".to_owned())
             }
             Failure::NoReach(_) => Some(
                 "give `--scenarios reach` to mutants only, and name scenarios for other kernels"
@@ -184,17 +200,6 @@ impl Failure {
             ),
             _ => None,
         }
-    }
-
-    /// Whether it says something about the kernel, not about the machine or the request: it does not build.
-    pub(super) fn is_about_the_kernel(&self) -> bool {
-        matches!(self, Failure::Kernel(_)) && self.exit() == ExitCode::CannotTell
-    }
-
-    /// What it is, on one line.
-    pub(super) fn line(&self) -> String {
-        let text = self.to_string();
-        text.lines().next().unwrap_or_default().to_owned()
     }
 
     /// Prints it, its causes and what to do, and gives the exit code.

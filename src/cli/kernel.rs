@@ -7,6 +7,8 @@ use crate::exit::ExitCode;
 use crate::kernel::{KernelError, KernelName, Kernels, Variant};
 use crate::oracle::Expectations;
 
+use super::kernels::KernelOptions;
+
 /// Build kernels, list them, or say what one is.
 #[derive(Clone, Debug, clap::Args)]
 pub struct KernelArgs {
@@ -42,11 +44,27 @@ struct ShowArgs {
 struct BuildArgs {
     /// VARIANT[+FRAGMENT][@SOURCE]: base, v7, v7@7.3, v7+rt; `v5..v14`: from v5 to v14; `all`; `mutants`: all that are
     /// broken on purpose
-    #[arg(required = true, value_name = "KERNEL", value_delimiter = ',')]
+    #[arg(
+        required_unless_present = "linux",
+        value_name = "KERNEL",
+        value_delimiter = ','
+    )]
     kernels: Vec<KernelName>,
     /// Print a JSON object a kernel instead of text
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    from: KernelOptions,
+}
+
+impl KernelArgs {
+    /// What kernels are built from, if some are to be.
+    pub(super) fn from(&self) -> Option<&KernelOptions> {
+        match &self.command {
+            KernelCommand::Build(build) => Some(&build.from),
+            KernelCommand::List | KernelCommand::Show(_) => None,
+        }
+    }
 }
 
 /// A kernel that could not be built, as `vfrace kernel` returns it to its caller.
@@ -62,7 +80,7 @@ pub fn run(
 ) -> Result<ExitCode, Failure> {
     match &args.command {
         KernelCommand::Build(build) => {
-            for name in kernels.manifest()?.expand(&build.kernels)? {
+            for name in build.from.names(kernels, &build.kernels, &[])? {
                 let kernel = kernels.build(&name)?;
                 let text = match (build.json, serde_json::to_string(&kernel)) {
                     (true, Ok(json)) => json,

@@ -12,18 +12,14 @@ use crate::scenario::{self, ScenarioError};
 
 use super::bench::{Bench, Options};
 use super::failure::Failure;
+use super::kernels::KernelOptions;
 
 /// Arguments of `vfrace matrix`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Kernels under test; `all` stands for every variant, `v5..v14` for those from v5 to v14, `mutants` for all that are
-    /// broken on purpose
-    #[arg(
-        long,
-        value_name = "K,...",
-        value_delimiter = ',',
-        default_value = "base,v5,v6,v7"
-    )]
+    /// broken on purpose [default: base,v5,v6,v7, or what the options below say]
+    #[arg(long, value_name = "K,...", value_delimiter = ',')]
     kernels: Vec<KernelName>,
     /// Scenarios; `all` stands for all of them, `controls` for those in which nothing is unplugged, `reach` for those that
     /// reach a mutant's mistake [default: reach if all kernels are mutants, else
@@ -38,6 +34,8 @@ pub(super) struct Args {
     jobs: Option<u16>,
     #[command(flatten)]
     options: Options,
+    #[command(flatten)]
+    from: KernelOptions,
 }
 
 impl Args {
@@ -56,6 +54,8 @@ impl Args {
     }
 }
 
+/// The kernels, unless others are named.
+const USUAL: [&str; 4] = ["base", "v5", "v6", "v7"];
 /// Every scenario, where scenarios are listed.
 const ALL: &str = "all";
 /// The scenarios without an unplug.
@@ -87,8 +87,9 @@ pub(super) fn run(args: &Args) -> ExitCode {
 
 fn play(args: &Args) -> Result<ExitCode, Failure> {
     let bench = Bench::new()?;
+    let bench = bench.build_from(&args.from)?;
     let manifest = bench.manifest()?;
-    let kernels = manifest.expand(&args.kernels)?;
+    let kernels = args.from.names(bench.kernels(), &args.kernels, &USUAL)?;
     let named = groups(&args.scenarios, &bench.data)?;
     let pairs = mutants::pairs(&manifest, &kernels, &named).map_err(Failure::NoReach)?;
     let mut names: Vec<String> = Vec::new();

@@ -2,15 +2,18 @@
 //! The command line, one file a subcommand.
 
 mod bench;
+mod bisect;
 mod compare;
 mod doctor;
 mod explore;
 mod failure;
 mod judge;
 mod kernel;
+mod kernels;
 mod matrix;
 mod points;
 mod run;
+mod trial;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -47,6 +50,11 @@ enum Command {
     /// Needs no trigger point: two traces tell which there are. Then each side is stopped at one point after the other,
     /// and after these at random ones. A boot serves rounds until it is damaged, at most --rounds of them.
     Explore(explore::Args),
+    /// Say whether the kernel tree here is good or bad, for `git bisect run`
+    ///
+    /// Builds the work tree as it is, boots it, and ends with 0 (good), 1 (the wanted finding), 125 (cannot tell: does not
+    /// build or boot, never overlapped, another finding) or 128 and above (not the kernel). The last line says why.
+    Bisect(bisect::Args),
     /// Find the first schedule that separates two kernels
     ///
     /// Both run the scenario's own schedule and then those that `explore` would try, in the same order. Ends with 1 and the
@@ -102,6 +110,7 @@ pub fn main(args: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Matrix(args) => matrix::run(&args),
         Command::Explore(args) => explore::run(&args),
+        Command::Bisect(args) => bisect::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Judge(args) => judge::run(&args),
         Command::Kernel(args) => bench::kernel(&args).unwrap_or_else(failure::Failure::tell),

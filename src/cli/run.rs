@@ -7,22 +7,26 @@ use crate::kernel::KernelName;
 use crate::paths;
 use crate::report::{self, RunReport, Style};
 
-use super::bench::{Bench, Options, titles};
+use super::bench::{Bench, Options, only, titles};
 use super::failure::Failure;
+use super::kernels::KernelOptions;
 
 /// Arguments of `vfrace run`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// A scenario by name, or a file; without it, those that exist are listed
     scenario: Option<String>,
-    /// Kernel under test: base, v1 to v14, ...; NAME@7.3 for another source, NAME+rt with more options
-    #[arg(long, value_name = "K", default_value = "base")]
-    kernel: KernelName,
+    /// Kernel under test: base, v1 to v14, ...; NAME@7.3 for another source, NAME+rt with more options [default: base,
+    /// or what the options below say]
+    #[arg(long, value_name = "K")]
+    kernel: Option<KernelName>,
     /// Who is stopped where, instead of the scenario's own schedule: a text as every run prints it (docs/schedules.md)
     #[arg(long, value_name = "TEXT")]
     schedule: Option<String>,
     #[command(flatten)]
     options: Options,
+    #[command(flatten)]
+    from: KernelOptions,
 }
 
 pub(super) fn run(args: &Args) -> ExitCode {
@@ -42,7 +46,9 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
     if let Some(text) = &args.schedule {
         scenario.set_schedule(text)?;
     }
-    let kernel = bench.one_kernel(&args.kernel)?;
+    let bench = bench.build_from(&args.from)?;
+    let listed = args.kernel.as_slice();
+    let kernel = only(args.from.names(bench.kernels(), listed, &["base"])?)?;
     let ready = bench.ready(std::slice::from_ref(&kernel), &args.options)?;
     let cell = |kernel| Cell {
         scenario: &scenario,

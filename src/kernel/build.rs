@@ -5,27 +5,27 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::make::{FULL_STEPS, Make};
+use super::ground::Ground;
+use super::layer::Layer;
 use super::module::ModuleSource;
-use super::source::{self, Source};
-use super::tree::Tree;
+use super::name::TREE;
+use super::snapshot::{Revision, Snapshot, TreeRequest};
+use super::source;
 use super::variant::{Manifest, Variant};
-use super::{Config, KernelError, KernelName, functions, outline};
+use super::work::Work;
+use super::{Config, KernelError, KernelName, functions};
 use crate::event::EventSink;
 use crate::host::files::{self, Lock};
 use crate::host::{HostError, command, tools};
 
 /// Raised when the way of building changes the result, so that kernels built before are not taken for new ones.
 const RECIPE: u32 = 3;
-/// Room that a full build needs, in MiB.
-const BUILD_MIB: u64 = 2500;
 /// What has the symbols and lines of a kernel.
-const SYMBOLS: &str = "vmlinux.debug";
+pub(super) const SYMBOLS: &str = "vmlinux.debug";
 /// Digits of the identity that name the directory.
 const ID_DIGITS: usize = 20;
 
@@ -98,10 +98,12 @@ pub struct OutOfLine {
 /// The kernels of a cache directory.
 #[derive(Debug)]
 pub struct Kernels {
-    cache: PathBuf,
+    pub(super) cache: PathBuf,
     data: PathBuf,
-    events: EventSink,
-    stop: Arc<AtomicBool>,
+    pub(super) events: EventSink,
+    pub(super) stop: Arc<AtomicBool>,
+    tree: Option<Snapshot>,
+    pub(super) own_config: Option<PathBuf>,
 }
 
 impl Kernels {
@@ -112,6 +114,8 @@ impl Kernels {
             data,
             events,
             stop: Arc::default(),
+            tree: None,
+            own_config: None,
         }
     }
 
@@ -122,17 +126,108 @@ impl Kernels {
         self
     }
 
-    /// The variants that there are.
+    /// Puts every kernel whose name has no `@SOURCE` onto a tree of the user's, for [`Kernels::names`]. Reads the tree:
+    /// seconds, for a source that is no git tree a minute.
+    pub fn with_tree(mut self, request: &TreeRequest) -> Result<Self, KernelError> {
+        self.tree = Some(Snapshot::take(
+            &self.cache,
+            request,
+            &self.events,
+            &self.stop,
+        )?);
+        Ok(self)
+    }
+
+    /// Configures every kernel as `file` says, a `.config` of the user's. What vfrace needs must be in it.
+    pub fn with_config(mut self, file: &Path) -> Result<Self, KernelError> {
+        Config::own(&self.data, file, &[])?;
+        self.own_config = Some(file.to_path_buf());
+        Ok(self)
+    }
+
+    /// The states of the user's tree, in the order of the request; none without a tree.
+    pub fn revisions(&self) -> &[Revision] {
+        self.tree.as_ref().map_or(&[], |tree| &tree.revisions)
+    }
+
+    /// The kernels that are meant by a list, see [`Manifest::expand`]. Those without a source go onto the user's tree if
+    /// there is one, at each of its states; the one without a patch is called `tree` there.
+    pub fn names(&self, listed: &[KernelName]) -> Result<Vec<KernelName>, KernelError> {
+        let expanded = Manifest::load(&self.data)?.expand(listed)?;
+        let revisions = self.revisions();
+        if revisions.is_empty() {
+            return Ok(expanded);
+        }
+        let mut names: Vec<KernelName> = Vec::new();
+        for name in expanded {
+            let on: Vec<KernelName> = match name.has_source() {
+                true => vec![name],
+                false => revisions.iter().map(|r| name.on_tree(&r.tag)).collect(),
+            };
+            for name in on {
+                if !names.contains(&name) {
+                    names.push(name);
+                }
+            }
+        }
+        Ok(names)
+    }
+
+    /// The variants that there are, and `tree`, if there is one of the user's.
     pub fn manifest(&self) -> Result<Manifest, KernelError> {
-        Ok(Manifest::load(&self.data)?)
+        let mut manifest = Manifest::load(&self.data)?;
+        if let Some(tree) = &self.tree {
+            manifest.add(Variant {
+                name: TREE.to_owned(),
+                mechanism: format!("{} as it is", tree.dir.display()),
+                ..Variant::default()
+            });
+        }
+        Ok(manifest)
+    }
+
+    /// The state of the user's tree that a name is put on; `None`: it is put on a source of Debian's.
+    fn revision(&self, name: &KernelName) -> Result<Option<(&Snapshot, &Revision)>, KernelError> {
+        if !name.is_on_tree() {
+            return Ok(None);
+        }
+        let found = self.tree.as_ref().and_then(|tree| {
+            let mut all = tree.revisions.iter();
+            Some((tree, all.find(|r| r.tag == name.source())?))
+        });
+        found.map(Some).ok_or_else(|| KernelError::NoTree {
+            name: name.to_string(),
+        })
+    }
+
+    /// The options of a kernel, which is put on that state of the user's tree.
+    fn config(
+        &self,
+        name: &KernelName,
+        revision: Option<&Revision>,
+    ) -> Result<Config, KernelError> {
+        match (&self.own_config, revision) {
+            (Some(file), _) => Config::own(&self.data, file, name.fragments()),
+            (None, Some(on)) => {
+                let config = Config::load(&self.data, &on.series(), name.fragments())?;
+                Ok(config.lenient(&self.data)?)
+            }
+            (None, None) => Ok(Config::load(&self.data, name.source(), name.fragments())?),
+        }
+    }
+
+    /// The patches of a variant, the first one first.
+    fn layers(&self, variant: &Variant) -> Vec<Layer> {
+        variant.patch.iter().map(Layer::from).collect()
     }
 
     /// The kernel of that name with its module: from the cache, else built, for which the source is fetched if need
     /// be. Blocks for minutes then; processes that want the same tree wait for each other.
     pub fn build(&self, name: &KernelName) -> Result<BuiltKernel, KernelError> {
+        let on = self.revision(name)?;
         let manifest = self.manifest()?;
         let variant = manifest.find(name.variant())?;
-        let config = Config::load(&self.data, name.source(), name.fragments())?;
+        let config = self.config(name, on.map(|(_, revision)| revision))?;
         let module = ModuleSource::load(&self.data)?;
         if std::env::consts::ARCH != "x86_64" {
             return Err(KernelError::Architecture {
@@ -142,19 +237,26 @@ impl Kernels {
         tools::require(&tools::BUILD)?;
         tools::require_headers()?;
         let compiler = compiler()?;
-        let source = source::provide(
-            &self.cache,
-            &self.data,
-            name.source(),
-            &self.events,
-            &self.stop,
-        )?;
-        let id = identity(&source, variant, &config, &compiler);
+        let layers = self.layers(variant);
+        let ground = match on {
+            Some((snapshot, revision)) => Ground::on_tree(snapshot, revision, &layers)?,
+            None => Ground::Debian {
+                source: source::provide(
+                    &self.cache,
+                    &self.data,
+                    name.source(),
+                    &self.events,
+                    &self.stop,
+                )?,
+                layers,
+            },
+        };
+        let id = identity(&ground, &config, &compiler);
         let dir = self.cache.join("kernels").join(&id);
         let built = |listed: Listed| BuiltKernel {
             name: name.clone(),
             id: id.clone(),
-            source_version: listed.source_version,
+            source_version: ground.version(),
             release: listed.release,
             image: dir.join("bzImage"),
             module: module.built(&dir),
@@ -167,7 +269,7 @@ impl Kernels {
         if let (Some(listed), true) = (read_listed(&dir), module.built(&dir).exists()) {
             return Ok(built(listed));
         }
-        let _lock = Lock::take(&source.lock(), &self.stop, || {
+        let _lock = Lock::take(&ground.lock(), &self.stop, || {
             self.events.progress(
                 &format!("kernel {name}"),
                 "waiting for another vfrace that is building",
@@ -177,7 +279,7 @@ impl Kernels {
         let work = Work {
             kernels: self,
             name,
-            source: &source,
+            ground: &ground,
             variant,
             config: &config,
             compiler: &compiler,
@@ -203,185 +305,6 @@ impl Kernels {
     }
 }
 
-/// One build, under the source's lock.
-struct Work<'a> {
-    kernels: &'a Kernels,
-    name: &'a KernelName,
-    source: &'a Source,
-    variant: &'a Variant,
-    config: &'a Config,
-    compiler: &'a str,
-}
-
-impl Work<'_> {
-    /// Room of the object tree: one a source package and configuration.
-    fn room(&self) -> PathBuf {
-        let config: String = self.config.id().chars().take(8).collect();
-        let package = self.source.package_version.replace(':', "%3a");
-        self.kernels
-            .cache
-            .join("build")
-            .join(format!("{package}-{config}"))
-    }
-
-    fn switch(&self) -> Result<(), KernelError> {
-        let (tree, originals) = (self.source.tree(), self.source.originals());
-        let tree = Tree {
-            source: &tree,
-            originals: &originals,
-            version: &self.source.version,
-        };
-        if !self.variant.applies_to.contains(&self.source.version) {
-            let note = format!("not tried on {} before", self.source.version);
-            self.kernels
-                .events
-                .progress(&format!("kernel {}: patch", self.name), note, None);
-        }
-        tree.switch(self.variant.patch.as_ref())?;
-        Ok(())
-    }
-
-    fn log(&self, what: &str, id: &str) -> Result<PathBuf, HostError> {
-        let dir = self.kernels.cache.join("logs");
-        files::make_dir(&dir)?;
-        let log = dir.join(format!("{what}-{}-{id}.log", self.name));
-        files::remove(&log)?;
-        Ok(log)
-    }
-
-    fn make<'m>(&'m self, tree: &'m Path, objects: &'m Path, log: PathBuf) -> Make<'m> {
-        Make {
-            source: tree,
-            objects,
-            log,
-            events: &self.kernels.events,
-            stop: &self.kernels.stop,
-        }
-    }
-
-    /// Builds the kernel and puts it into the cache.
-    fn kernel(&self, id: &str, dir: &Path) -> Result<Listed, KernelError> {
-        let begun = Instant::now();
-        let room = self.room();
-        let (tree, objects) = (self.source.tree(), room.join("obj"));
-        files::make_dir(&objects)?;
-        let full = !objects.join("vmlinux").exists();
-        if full {
-            files::need_space(&objects, BUILD_MIB)?;
-        }
-        let fresh = !objects.join(".config").exists();
-        self.switch()?;
-        let make = self.make(&tree, &objects, self.log("kernel", id)?);
-        self.configure(&make, &room)?;
-        let step = format!("kernel {}: compile", self.name);
-        let known = self
-            .kernels
-            .list()
-            .into_iter()
-            .find(|k| k.full)
-            .map_or(FULL_STEPS, |k| k.steps);
-        let steps = make.run(&step, &["bzImage", "modules"], fresh.then_some(known))?;
-        let seconds = begun.elapsed().as_secs();
-        let release =
-            std::fs::read_to_string(objects.join("include/config/kernel.release")).map_err(
-                files::failed("read", &objects.join("include/config/kernel.release")),
-            )?;
-        let kernels = self.kernels.cache.join("kernels");
-        files::make_dir(&kernels)?;
-        let temp = tempfile::Builder::new()
-            .prefix(".build-")
-            .tempdir_in(&kernels)
-            .map_err(files::failed("write into", &kernels))?;
-        for (from, to) in [
-            ("arch/x86/boot/bzImage", "bzImage"),
-            ("System.map", "System.map"),
-            (".config", "config"),
-        ] {
-            std::fs::copy(objects.join(from), temp.path().join(to))
-                .map_err(files::failed("copy", &objects.join(from)))?;
-        }
-        functions::write(&tree, &objects, temp.path())?;
-        symbols(&objects.join("vmlinux"), &temp.path().join(SYMBOLS))?;
-        let listed = Listed {
-            name: self.name.clone(),
-            id: id.to_owned(),
-            source_version: self.source.package_version.clone(),
-            release: release.trim().to_owned(),
-            compiler: self.compiler.to_owned(),
-            config_summary: self.config.summary(),
-            out_of_line: OutOfLine {
-                flags: outline::FLAGS.map(str::to_owned).to_vec(),
-                objects: outline::OBJECTS.map(str::to_owned).to_vec(),
-            },
-            image_sha256: files::sha256_file(&temp.path().join("bzImage"))?,
-            seconds,
-            steps,
-            full: fresh,
-            built: SystemTime::now()
-                .duration_since(SystemTime::UNIX_EPOCH)
-                .map_or(0, |d| d.as_secs()),
-        };
-        let json = serde_json::to_vec_pretty(&listed)
-            .map_err(|e| files::failed("write", dir)(e.into()))?;
-        files::write_whole(&temp.path().join("build.json"), &json)?;
-        files::set_mode(temp.path(), 0o755)?;
-        // A directory without build.json is what a removal that was killed has left.
-        files::remove(dir)?;
-        std::fs::rename(temp.path(), dir).map_err(files::failed("create", dir))?;
-        self.kernels
-            .events
-            .finished(&step, format!("{steps} steps, {seconds} s"));
-        Ok(listed)
-    }
-
-    /// Configures the object tree, unless that was done with the same options and came out right.
-    fn configure(&self, make: &Make<'_>, room: &Path) -> Result<(), KernelError> {
-        let dot_config = make.objects.join(".config");
-        let wanted = room.join("wanted.config");
-        let stamp = room.join("configured");
-        let fingerprint = format!("{}\n{}\n", self.config.id(), self.compiler);
-        let same = files::read_if_there(&stamp)?.as_deref() == Some(fingerprint.as_bytes());
-        if !same || !dot_config.exists() {
-            files::write_whole(&wanted, self.config.text().as_bytes())?;
-            let step = format!("kernel {}: configure", self.name);
-            make.run(
-                &step,
-                &[
-                    &format!("KCONFIG_ALLCONFIG={}", wanted.display()),
-                    "allnoconfig",
-                ],
-                None,
-            )?;
-            self.kernels.events.finished(&step, String::new());
-        }
-        let text =
-            std::fs::read_to_string(&dot_config).map_err(files::failed("read", &dot_config))?;
-        let missing = self.config.missing(&text);
-        if !missing.is_empty() {
-            return Err(KernelError::Config { missing });
-        }
-        files::write_whole(&stamp, fingerprint.as_bytes())?;
-        Ok(())
-    }
-
-    /// Builds the module for a kernel that is in the cache.
-    fn module(&self, module: &ModuleSource, id: &str, dir: &Path) -> Result<(), KernelError> {
-        let room = self.room();
-        let (tree, objects) = (self.source.tree(), room.join("obj"));
-        if objects.join("Module.symvers").exists() {
-            self.switch()?;
-        } else {
-            // The object tree was removed to save space, or a build in it was killed.
-            self.kernel(id, dir)?;
-        }
-        let step = format!("kernel {}: guest module", self.name);
-        let make = self.make(&tree, &objects, self.log("module", id)?);
-        module.build(&make, &step, &room.join("module"), dir)?;
-        self.kernels.events.finished(&step, module.id());
-        Ok(())
-    }
-}
-
 /// The symbols of a kernel that was built into `cache`, by its identity; `None` if it is not there, or was built before
 /// they were kept.
 pub fn built_symbols(cache: &Path, id: &str) -> Option<PathBuf> {
@@ -395,13 +318,6 @@ fn read_listed(dir: &Path) -> Option<Listed> {
     serde_json::from_slice(&std::fs::read(dir.join("build.json")).ok()?).ok()
 }
 
-/// Takes symbols and lines out of a vmlinux (objcopy(1), --only-keep-debug).
-fn symbols(vmlinux: &Path, to: &Path) -> Result<(), HostError> {
-    let mut objcopy = Command::new("objcopy");
-    objcopy.args(["--only-keep-debug", "--compress-debug-sections=zlib"]);
-    command::output(objcopy.arg(vmlinux).arg(to), "objcopy").map(|_| ())
-}
-
 /// Compiler and linker, a line.
 fn compiler() -> Result<String, HostError> {
     let first = |tool: &str| {
@@ -412,21 +328,16 @@ fn compiler() -> Result<String, HostError> {
 }
 
 /// Hash of everything that decides what comes out.
-fn identity(source: &Source, variant: &Variant, config: &Config, compiler: &str) -> String {
-    let patch = variant
-        .patch
-        .as_ref()
-        .map(|p| p.bytes.as_slice())
-        .unwrap_or_default();
+fn identity(ground: &Ground<'_>, config: &Config, compiler: &str) -> String {
     let mut hash = Sha256::new();
-    let (recipe, config_id) = (RECIPE.to_string(), config.id());
-    let parts: [&[u8]; 6] = [
-        recipe.as_bytes(),
-        source.package_version.as_bytes(),
-        source.sha256.as_bytes(),
+    let [version, source, patch] = ground.identity();
+    let parts = [
+        RECIPE.to_string().into_bytes(),
+        version,
+        source,
         patch,
-        config_id.as_bytes(),
-        compiler.as_bytes(),
+        config.id().into_bytes(),
+        compiler.as_bytes().to_vec(),
     ];
     for part in parts {
         hash.update((part.len() as u64).to_le_bytes());

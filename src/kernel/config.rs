@@ -5,12 +5,18 @@
 //! a kernel without KASAN would pass every test. Hence the check.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use super::KernelError;
 use crate::host::{HostError, files};
 
+/// What every kernel under test has to have, whoever configured it.
+const NEEDED: &str = "needed";
+/// A configuration of the user's is not longer than this, in bytes (that of a distribution has 300 KiB).
+const OWN_BYTES: u64 = 4 << 20;
 /// The fragments of a kernel under test, in order; a later one wins.
 const FRAGMENTS: [&str; 4] = ["common", "x86_64", "kasan", "lockdep"];
 /// What of it a reader of a result wants to know.
@@ -24,10 +30,14 @@ const NAMED: [(&str, &str); 6] = [
 ];
 
 /// The options that a kernel under test must have.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// `CONFIG_X` with its value; `n` for off.
     wanted: BTreeMap<String, String>,
+    /// The part of it that must come out. `None`: all of it.
+    needed: Option<BTreeMap<String, String>>,
+    /// A whole configuration of the user's, in the place of `wanted`.
+    own: Option<String>,
 }
 
 impl Config {
@@ -35,27 +45,68 @@ impl Config {
     /// is one: options come and go. Then those in `more`; one that does not exist is an error.
     pub fn load(data: &Path, source: &str, more: &[String]) -> Result<Self, HostError> {
         let mut wanted = BTreeMap::new();
-        let path = |fragment: &str| {
-            data.join("guest-tests/kconfig")
-                .join(format!("{fragment}.config"))
-        };
-        for path in FRAGMENTS.map(path) {
-            let text = std::fs::read_to_string(&path).map_err(files::failed("read", &path))?;
-            wanted.extend(parse(&text));
+        for fragment in FRAGMENTS {
+            wanted.extend(parse(&read(data, fragment)?));
         }
-        let own = path(source);
+        let own = path(data, source);
         if let Some(bytes) = files::read_if_there(&own)? {
             wanted.extend(parse(&String::from_utf8_lossy(&bytes)));
         }
-        for path in more.iter().map(|fragment| path(fragment)) {
-            let text = std::fs::read_to_string(&path).map_err(files::failed("read", &path))?;
-            wanted.extend(parse(&text));
+        for fragment in more {
+            wanted.extend(parse(&read(data, fragment)?));
         }
-        Ok(Self { wanted })
+        Ok(Self {
+            wanted,
+            ..Self::default()
+        })
     }
 
-    /// One fragment for KCONFIG_ALLCONFIG.
+    /// The same for a source that may be any: only what vfrace cannot do without must come out, the rest as far as the
+    /// source has it.
+    pub fn lenient(self, data: &Path) -> Result<Self, HostError> {
+        Ok(Self {
+            needed: Some(parse(&read(data, NEEDED)?)),
+            ..self
+        })
+    }
+
+    /// A configuration of the user's, with the fragments in `more` on top.
+    pub fn own(data: &Path, file: &Path, more: &[String]) -> Result<Self, KernelError> {
+        let wrong = |why: &str| KernelError::OwnConfig {
+            path: file.to_path_buf(),
+            why: why.to_owned(),
+        };
+        let mut bytes = Vec::new();
+        std::fs::File::open(file)
+            .and_then(|f| f.take(OWN_BYTES + 1).read_to_end(&mut bytes))
+            .map_err(|e| wrong(&format!("it cannot be read: {e}")))?;
+        if bytes.len() as u64 > OWN_BYTES {
+            return Err(wrong("it is too long to be one"));
+        }
+        let mut text = String::from_utf8(bytes).map_err(|_| wrong("it is not text"))?;
+        if parse(&text).is_empty() {
+            return Err(wrong("it has no line like `CONFIG_X=y`"));
+        }
+        for fragment in more {
+            text.push('\n');
+            text.push_str(&read(data, fragment)?);
+        }
+        Ok(Self {
+            own: Some(text),
+            ..Self::default().lenient(data)?
+        })
+    }
+
+    /// Whether it is the user's, a whole `.config`.
+    pub fn is_own(&self) -> bool {
+        self.own.is_some()
+    }
+
+    /// One fragment for KCONFIG_ALLCONFIG, or the user's `.config`.
     pub fn text(&self) -> String {
+        if let Some(own) = &self.own {
+            return own.clone();
+        }
         self.wanted
             .iter()
             .map(|(key, value)| format!("{key}={value}\n"))
@@ -67,20 +118,30 @@ impl Config {
         files::hex(&Sha256::digest(self.text()))
     }
 
-    /// The wanted options that a `.config` does not have, as `CONFIG_X=y`.
+    /// The options that a `.config` must have and does not, as `CONFIG_X=y`.
     pub fn missing(&self, dot_config: &str) -> Vec<String> {
-        let got = parse(dot_config);
-        let off = "n".to_owned();
-        self.wanted
-            .iter()
-            .filter(|(key, value)| got.get(*key).unwrap_or(&off) != *value)
-            .map(|(key, value)| format!("{key}={value}"))
-            .collect()
+        differing(self.needed.as_ref().unwrap_or(&self.wanted), dot_config)
     }
 
-    /// A line for people: "KASAN, lockdep, ...".
-    pub fn summary(&self) -> String {
-        let on = |key: &str| self.wanted.get(key).is_some_and(|v| v == "y");
+    /// What it would be better to have, and a `.config` does not: checks, by name; options that this source does not
+    /// have. For a note.
+    pub fn lost(&self, dot_config: &str) -> Vec<String> {
+        if self.own.is_some() {
+            let got = parse(dot_config);
+            let off = |key: &str| got.get(key).is_none_or(|v| v != "y");
+            let off = NAMED.iter().filter(|(key, _)| off(key));
+            return off.map(|(_, name)| (*name).to_owned()).collect();
+        }
+        let missing = self.missing(dot_config);
+        let mut lost = differing(&self.wanted, dot_config);
+        lost.retain(|option| !missing.contains(option));
+        lost
+    }
+
+    /// A line for people of what is on in a `.config`: "KASAN, lockdep, ...".
+    pub fn summary(dot_config: &str) -> String {
+        let got = parse(dot_config);
+        let on = |key: &str| got.get(key).is_some_and(|v| v == "y");
         let names: Vec<&str> = NAMED
             .iter()
             .filter(|(key, _)| on(key))
@@ -88,6 +149,27 @@ impl Config {
             .collect();
         names.join(", ")
     }
+}
+
+/// A fragment's file.
+fn path(data: &Path, fragment: &str) -> PathBuf {
+    data.join("guest-tests/kconfig")
+        .join(format!("{fragment}.config"))
+}
+
+fn read(data: &Path, fragment: &str) -> Result<String, HostError> {
+    let path = path(data, fragment);
+    std::fs::read_to_string(&path).map_err(files::failed("read", &path))
+}
+
+fn differing(wanted: &BTreeMap<String, String>, dot_config: &str) -> Vec<String> {
+    let got = parse(dot_config);
+    let off = "n".to_owned();
+    wanted
+        .iter()
+        .filter(|(key, value)| got.get(*key).unwrap_or(&off) != *value)
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect()
 }
 
 /// `CONFIG_X=value` and `# CONFIG_X is not set` lines; everything else is comment.
@@ -119,6 +201,7 @@ mod tests {
             wanted: parse(
                 "# why\nCONFIG_A=y\nCONFIG_B=20\nCONFIG_C=n\nCONFIG_D=\"s\"\n# CONFIG_E is not set\n",
             ),
+            ..Config::default()
         };
         assert!(
             config
@@ -142,6 +225,7 @@ mod tests {
         let id = |text| {
             Config {
                 wanted: parse(text),
+                ..Config::default()
             }
             .id()
         };
@@ -156,7 +240,7 @@ mod tests {
     fn the_fragments_in_the_tree() {
         let config = Config::load(Path::new(env!("CARGO_MANIFEST_DIR")), "7.2", &[]).unwrap();
         assert_eq!(
-            config.summary(),
+            Config::summary(&config.text()),
             "KASAN, lockdep, DEBUG_LIST, hung-task, caller ids, PREEMPT"
         );
         let newer = Config::load(Path::new(env!("CARGO_MANIFEST_DIR")), "7.3", &[]).unwrap();

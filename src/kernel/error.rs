@@ -37,20 +37,52 @@ pub enum KernelError {
     #[error(transparent)]
     Manifest(#[from] ManifestError),
     /// The patch does not fit the source.
-    #[error("{patch} does not apply to linux-source-{source_version}{output}", output = indented(output))]
+    #[error("{patch} does not apply to {onto}{output}", output = indented(output))]
     PatchDoesNotApply {
-        /// File name of the patch.
+        /// What the patch is called; of a series also which it is.
         patch: String,
-        /// Version of the source, `7.2`.
-        source_version: String,
-        /// What `patch` said, and the hunks that it refused.
+        /// The source, `linux-source-7.2`, and the patches that are on it already.
+        onto: String,
+        /// What git said, and the hunk that it refused.
         output: String,
     },
     /// The configuration came out without options that are wanted.
-    #[error("the kernel's configuration lacks {}", missing.join(", "))]
+    #[error("the kernel's configuration lacks{}", indented(&missing.join("\n")))]
     Config {
         /// As `CONFIG_X=y`.
         missing: Vec<String>,
+        /// The user's file, if it is from one.
+        own: Option<PathBuf>,
+    },
+    /// A configuration of the user's is none.
+    #[error("{path} is no kernel configuration: {why}", path = path.display())]
+    OwnConfig {
+        /// The file.
+        path: PathBuf,
+        /// In a sentence.
+        why: String,
+    },
+    /// A directory is not a kernel tree that can be built.
+    #[error("{dir} is no kernel tree to build: {why}", dir = dir.display())]
+    Tree {
+        /// As given.
+        dir: PathBuf,
+        /// In a sentence.
+        why: String,
+    },
+    /// A tree has no such commit.
+    #[error("{dir} has no commit `{commit}`", dir = dir.display())]
+    NoCommit {
+        /// The tree.
+        dir: PathBuf,
+        /// As given.
+        commit: String,
+    },
+    /// A name means the state of a tree that was not asked for.
+    #[error("the kernel `{name}` is put on a tree that is not given")]
+    NoTree {
+        /// The kernel.
+        name: String,
     },
     /// The kernel does not compile.
     #[error("{what} does not build ({status}); the whole log is {log}{tail}", tail = indented(tail), log = log.display())]
@@ -99,6 +131,10 @@ impl KernelError {
             KernelError::Name { .. }
             | KernelError::UnknownVariant { .. }
             | KernelError::Range { .. }
+            | KernelError::OwnConfig { .. }
+            | KernelError::Tree { .. }
+            | KernelError::NoCommit { .. }
+            | KernelError::NoTree { .. }
             | KernelError::Manifest(_) => ExitCode::Usage,
             KernelError::Make { tail, .. } if tail.contains("No space left on device") => {
                 ExitCode::Infrastructure
@@ -128,7 +164,22 @@ impl KernelError {
             }
             KernelError::Manifest(_) => Some("see the comment at the top of guest-tests/variants/variants.toml".to_owned()),
             KernelError::PatchDoesNotApply { .. } => {
-                Some("`applies_to` in guest-tests/variants/variants.toml says which sources it was tried on".to_owned())
+                Some("of a variant, `vfrace kernel show` says which sources it was tried on".to_owned())
+            }
+            KernelError::Config { own: Some(own), .. } => {
+                Some(format!("add these lines to {}; one that is there already has a dependency that is off", own.display()))
+            }
+            KernelError::OwnConfig { .. } => {
+                Some("give a .config, as `make menuconfig` writes it".to_owned())
+            }
+            KernelError::Tree { .. } => {
+                Some("give the top directory of a kernel's git tree or unpacked source; of a bare repository also --commit".to_owned())
+            }
+            KernelError::NoCommit { .. } => {
+                Some("`git log` shows the commits; one of another repository must be fetched first".to_owned())
+            }
+            KernelError::NoTree { .. } => {
+                Some("give the tree with --linux DIR, and names without @SOURCE go onto it".to_owned())
             }
             KernelError::Config { .. } => {
                 Some("an option with a dependency that is off vanishes: add the dependency to guest-tests/kconfig".to_owned())

@@ -3,23 +3,29 @@
 //!
 //! A kernel is identified by a hash over everything that goes into it; one that is in the cache is found without
 //! running make. There is one source tree a source version and one object tree a configuration of it, so that going
-//! from one variant to the next compiles only what the two patches touch.
+//! from one variant to the next compiles only what the two patches touch. The same for a tree of the user's
+//! ([`TreeRequest`]), of which the cache has a checkout.
 
 mod build;
 mod config;
 mod definitions;
 mod error;
 mod functions;
+mod git;
+mod ground;
 mod image;
+mod layer;
 mod make;
 mod module;
 mod mutant;
 mod name;
 mod outline;
 mod points;
+mod snapshot;
 mod source;
 mod tree;
 mod variant;
+mod work;
 
 pub use build::{BuiltKernel, Kernels, Listed, OutOfLine, built_symbols};
 pub use config::Config;
@@ -30,5 +36,6 @@ pub use module::PF_FILE;
 pub use mutant::{Mutant, Seen};
 pub use name::KernelName;
 pub use points::{KnownFunction, POINTS, Scope, known};
+pub use snapshot::{Revision, TreeRequest};
 pub use source::{Source, unpacked_sources};
 pub use variant::{Manifest, ManifestError, Variant};

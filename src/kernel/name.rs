@@ -11,6 +11,11 @@ use super::KernelError;
 /// The source that is meant when a name does not say.
 pub const DEFAULT_SOURCE: &str = "7.2";
 
+/// The source as it is.
+pub(super) const BASE: &str = "base";
+/// A tree of the user's as it is.
+pub(super) const TREE: &str = "tree";
+
 /// Stands for all mutants where kernels are listed, see [`super::Manifest::expand`].
 pub(super) const ALL_MUTANTS: &str = "mutants";
 /// Stands for all other variants there, each code once.
@@ -28,6 +33,15 @@ pub struct KernelName {
 }
 
 impl KernelName {
+    /// Debian's 7.2 as it is.
+    pub fn base() -> Self {
+        Self {
+            variant: BASE.to_owned(),
+            fragments: Vec::new(),
+            source: None,
+        }
+    }
+
     /// Name of the variant, as in guest-tests/variants/variants.toml.
     pub fn variant(&self) -> &str {
         &self.variant
@@ -39,6 +53,26 @@ impl KernelName {
             variant: variant.to_owned(),
             ..self.clone()
         }
+    }
+
+    /// The same on a state of the user's tree, where the source as it is has the name [`TREE`].
+    pub(super) fn on_tree(&self, tag: &str) -> Self {
+        let plain = self.variant == BASE;
+        Self {
+            variant: if plain { TREE } else { &self.variant }.to_owned(),
+            source: Some(tag.to_owned()),
+            ..self.clone()
+        }
+    }
+
+    /// Whether it names a source.
+    pub(super) fn has_source(&self) -> bool {
+        self.source.is_some()
+    }
+
+    /// Whether it is put on a state of a user's tree.
+    pub(super) fn is_on_tree(&self) -> bool {
+        self.source.as_deref().is_some_and(is_tree)
     }
 
     /// Fragments of the configuration beside the usual ones, in order.

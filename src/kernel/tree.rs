@@ -8,14 +8,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use super::KernelError;
-use super::variant::Patch;
-use crate::host::{HostError, command, files, tools};
+use super::git::{self, Git};
+use super::layer::{Layer, Rejected};
+use crate::host::{HostError, files};
 
-/// Rejected hunks that are shown, in lines.
-const REJECT_LINES: usize = 40;
+/// Files and what is in them; `None` for one that does not exist.
+type Contents = BTreeMap<PathBuf, Option<Vec<u8>>>;
 
 /// The tree and the originals. The caller holds the source's lock.
 #[derive(Debug)]
@@ -24,25 +23,27 @@ pub struct Tree<'a> {
     pub source: &'a Path,
     /// Where originals are kept: `file/PATH`, or `absent/PATH` for a file that the source does not have.
     pub originals: &'a Path,
-    /// Source version, for messages.
-    pub version: &'a str,
 }
 
 impl Tree<'_> {
-    /// Brings the tree to `patch` (`None`: as it came). Returns the files that it wrote or removed.
-    pub fn switch(&self, patch: Option<&Patch>) -> Result<Vec<PathBuf>, KernelError> {
-        let mut wanted: BTreeMap<PathBuf, Option<Vec<u8>>> = self.originals()?;
-        if let Some(patch) = patch {
-            let mut before = BTreeMap::new();
-            for file in &patch.files {
-                let original = match wanted.get(file) {
-                    Some(original) => original.clone(),
-                    None => files::read_if_there(&self.source.join(file))?,
-                };
-                self.keep(file, original.as_deref())?;
-                before.insert(file.clone(), original);
+    /// Brings the tree to these patches, one on the other (none: as it came). Returns the files that it wrote or removed;
+    /// the inner error is the first patch that does not fit, with which nothing was changed.
+    pub fn switch(&self, layers: &[Layer]) -> Result<Result<Vec<PathBuf>, Rejected>, HostError> {
+        let mut wanted = self.originals()?;
+        let mut before = Contents::new();
+        for file in layers.iter().flat_map(|layer| &layer.files) {
+            let original = match wanted.get(file) {
+                Some(original) => original.clone(),
+                None => files::read_if_there(&self.source.join(file))?,
+            };
+            self.keep(file, original.as_deref())?;
+            before.insert(file.clone(), original);
+        }
+        if !layers.is_empty() {
+            match patched(layers, &before)? {
+                Ok(after) => wanted.extend(after),
+                Err(rejected) => return Ok(Err(rejected)),
             }
-            wanted.extend(self.patched(patch, &before)?);
         }
         let mut written = Vec::new();
         for (file, content) in wanted {
@@ -59,12 +60,12 @@ impl Tree<'_> {
                 written.push(file);
             }
         }
-        Ok(written)
+        Ok(Ok(written))
     }
 
     /// What is kept so far.
-    fn originals(&self) -> Result<BTreeMap<PathBuf, Option<Vec<u8>>>, HostError> {
-        let mut found = BTreeMap::new();
+    fn originals(&self) -> Result<Contents, HostError> {
+        let mut found = Contents::new();
         for (kind, present) in [("file", true), ("absent", false)] {
             let top = self.originals.join(kind);
             for path in files_below(&top)? {
@@ -91,68 +92,31 @@ impl Tree<'_> {
         }
         files::write_whole(&path, original.unwrap_or_default())
     }
+}
 
-    /// Applies the patch to copies of the originals.
-    fn patched(
-        &self,
-        patch: &Patch,
-        before: &BTreeMap<PathBuf, Option<Vec<u8>>>,
-    ) -> Result<BTreeMap<PathBuf, Option<Vec<u8>>>, KernelError> {
-        tools::require(&[tools::Tool {
-            name: "patch",
-            package: "patch",
-            used_for: "kernel variants",
-        }])?;
-        let scratch =
-            tempfile::tempdir().map_err(files::failed("create", &std::env::temp_dir()))?;
-        let dir = scratch.path().join("tree");
-        files::make_dir(&dir)?;
-        for (file, content) in before {
-            if let Some(bytes) = content {
-                files::write_whole(&dir.join(file), bytes)?;
-            }
+/// Applies the patches to copies of the originals.
+fn patched(layers: &[Layer], before: &Contents) -> Result<Result<Contents, Rejected>, HostError> {
+    git::require()?;
+    let scratch = tempfile::tempdir().map_err(files::failed("create", &std::env::temp_dir()))?;
+    let dir = scratch.path().join("tree");
+    files::make_dir(&dir)?;
+    for (file, content) in before {
+        if let Some(bytes) = content {
+            files::write_whole(&dir.join(file), bytes)?;
         }
-        let rejects = scratch.path().join("rejects");
-        let run = |more: &[&str]| {
-            let mut command = Command::new("patch");
-            command
-                .args(["-p1", "--force", "--no-backup-if-mismatch", "-i"])
-                .arg(&patch.path);
-            command
-                .arg("-r")
-                .arg(&rejects)
-                .args(more)
-                .current_dir(&dir)
-                .env("LC_ALL", "C");
-            command::output(&mut command, "patch")
-        };
-        let refused = |output: String| KernelError::PatchDoesNotApply {
-            patch: patch
-                .path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned(),
-            source_version: self.version.to_owned(),
-            output,
-        };
-        match run(&["--dry-run"]).and_then(|_| run(&[])) {
-            Ok(_) => {}
-            Err(HostError::Failed { tail, .. }) => {
-                // Once more for real, in the scratch directory, for the hunks that it refuses.
-                let _ = run(&[]);
-                let hunks = std::fs::read_to_string(&rejects).unwrap_or_default();
-                let hunks: Vec<&str> = hunks.lines().take(REJECT_LINES).collect();
-                return Err(refused(format!("{tail}\n{}", hunks.join("\n"))));
-            }
-            Err(other) => return Err(other.into()),
-        }
-        let mut after = BTreeMap::new();
-        for file in before.keys() {
-            after.insert(file.clone(), files::read_if_there(&dir.join(file))?);
-        }
-        Ok(after)
     }
+    let mut git = Git::at(&dir);
+    git.ceiling = Some(scratch.path().to_path_buf());
+    for layer in layers {
+        if let Err(rejected) = layer.apply(&git, false)? {
+            return Ok(Err(rejected));
+        }
+    }
+    let mut after = Contents::new();
+    for file in before.keys() {
+        after.insert(file.clone(), files::read_if_there(&dir.join(file))?);
+    }
+    Ok(Ok(after))
 }
 
 /// All plain files below a directory; none if it is not there. Temporary files of a killed write are left out.
@@ -182,6 +146,7 @@ fn files_below(top: &Path) -> Result<Vec<PathBuf>, HostError> {
 mod tests {
     use std::time::{Duration, SystemTime};
 
+    use super::super::layer::files_of;
     use super::*;
 
     struct Fake {
@@ -214,24 +179,15 @@ mod tests {
             self.dir.path().join("src")
         }
 
-        fn patch(&self, name: &str, text: &str, files: &[&str]) -> Patch {
-            let path = self.dir.path().join(name);
-            std::fs::write(&path, text).unwrap();
-            Patch {
-                path,
-                bytes: text.into(),
-                files: files.iter().map(PathBuf::from).collect(),
-            }
-        }
-
-        fn switch(&self, patch: Option<&Patch>) -> Result<Vec<PathBuf>, KernelError> {
+        fn switch(&self, layers: &[&Layer]) -> Result<Vec<PathBuf>, Rejected> {
             let (source, originals) = (self.src(), self.dir.path().join("originals"));
+            let layers: Vec<Layer> = layers.iter().map(|layer| (*layer).clone()).collect();
             Tree {
                 source: &source,
                 originals: &originals,
-                version: "7.2",
             }
-            .switch(patch)
+            .switch(&layers)
+            .unwrap()
         }
 
         fn text(&self, file: &str) -> String {
@@ -248,71 +204,99 @@ mod tests {
         }
     }
 
+    fn layer(label: &str, text: &str) -> Layer {
+        Layer {
+            label: label.to_owned(),
+            bytes: text.into(),
+            strip: 1,
+            files: files_of(text.as_bytes(), 1).unwrap(),
+        }
+    }
+
     const A: &str = "--- a/a.c\n+++ b/a.c\n@@ -1,3 +1,3 @@\n one\n-two\n+TWO\n three\n--- /dev/null\n+++ b/new.c\n@@ -0,0 +1 @@\n+new\n";
     const B: &str = "--- a/sub/b.h\n+++ b/sub/b.h\n@@ -1 +1 @@\n-x\n+y\n";
 
     #[test]
     fn a_switch_restores_what_the_previous_variant_changed() {
         let fake = Fake::new();
-        let (a, b) = (
-            fake.patch("a.patch", A, &["a.c", "new.c"]),
-            fake.patch("b.patch", B, &["sub/b.h"]),
-        );
+        let (a, b) = (layer("a.patch", A), layer("b.patch", B));
         assert_eq!(
-            fake.switch(Some(&a)).unwrap(),
+            fake.switch(&[&a]).unwrap(),
             [PathBuf::from("a.c"), PathBuf::from("new.c")]
         );
         assert_eq!(
             (fake.text("a.c").as_str(), fake.text("new.c").as_str()),
             ("one\nTWO\nthree\n", "new\n")
         );
-        fake.switch(Some(&b)).unwrap();
+        fake.switch(&[&b]).unwrap();
         assert_eq!(
             (fake.text("a.c").as_str(), fake.text("sub/b.h").as_str()),
             ("one\ntwo\nthree\n", "y\n")
         );
         assert!(!fake.src().join("new.c").exists());
-        assert_eq!(fake.switch(None).unwrap(), [PathBuf::from("sub/b.h")]);
+        assert_eq!(fake.switch(&[]).unwrap(), [PathBuf::from("sub/b.h")]);
         assert_eq!(fake.text("sub/b.h"), "x\n");
     }
 
     #[test]
     fn what_does_not_change_keeps_its_time() {
         let fake = Fake::new();
-        let a = fake.patch("a.patch", A, &["a.c", "new.c"]);
+        let a = layer("a.patch", A);
         let untouched = fake.time("c.c");
         let before = fake.time("a.c");
-        fake.switch(Some(&a)).unwrap();
+        fake.switch(&[&a]).unwrap();
         let patched = fake.time("a.c");
         assert!(patched > before);
-        assert!(fake.switch(Some(&a)).unwrap().is_empty());
+        assert!(fake.switch(&[&a]).unwrap().is_empty());
         assert_eq!((fake.time("a.c"), fake.time("c.c")), (patched, untouched));
     }
 
     #[test]
     fn a_half_done_switch_is_made_good() {
         let fake = Fake::new();
-        let a = fake.patch("a.patch", A, &["a.c", "new.c"]);
-        fake.switch(Some(&a)).unwrap();
+        let a = layer("a.patch", A);
+        fake.switch(&[&a]).unwrap();
         std::fs::remove_file(fake.src().join("new.c")).unwrap();
         std::fs::write(fake.src().join("a.c"), "one\n").unwrap();
-        fake.switch(None).unwrap();
+        fake.switch(&[]).unwrap();
         assert_eq!(fake.text("a.c"), "one\ntwo\nthree\n");
     }
 
     #[test]
     fn a_patch_that_does_not_fit_leaves_the_tree_alone() {
         let fake = Fake::new();
-        let bad = fake.patch("bad.patch", &A.replace("-two", "-zwei"), &["a.c", "new.c"]);
-        let error = fake.switch(Some(&bad)).unwrap_err();
-        let text = error.to_string();
-        assert_eq!(error.exit(), crate::exit::ExitCode::CannotTell);
+        let bad = layer("bad.patch", &A.replace("-two", "-zwei"));
+        let rejected = fake.switch(&[&bad]).unwrap_err();
+        assert_eq!(rejected.label, "bad.patch");
+        let text = rejected.output;
         assert!(
-            text.contains("bad.patch does not apply to linux-source-7.2"),
+            text.contains("patch failed: a.c:1") && text.contains("-zwei"),
             "{text}"
         );
-        assert!(text.contains("FAILED") && text.contains("-zwei"), "{text}");
         assert_eq!(fake.text("a.c"), "one\ntwo\nthree\n");
         assert!(!fake.src().join("new.c").exists());
+    }
+
+    #[test]
+    fn patches_lie_on_each_other() {
+        let fake = Fake::new();
+        let first = layer("1", A);
+        let second = layer(
+            "2",
+            "--- a/a.c\n+++ b/a.c\n@@ -1,3 +1,3 @@\n one\n-TWO\n+2\n three\n",
+        );
+        let third = layer(
+            "3",
+            "diff --git a/new.c b/newer.c\nsimilarity index 100%\nrename from new.c\nrename to newer.c\n",
+        );
+        let rejected = fake.switch(&[&second, &first]).unwrap_err();
+        assert_eq!(rejected.label, "2");
+        fake.switch(&[&first, &second, &third]).unwrap();
+        assert_eq!(fake.text("a.c"), "one\n2\nthree\n");
+        assert_eq!(fake.text("newer.c"), "new\n");
+        assert!(!fake.src().join("new.c").exists());
+        fake.switch(&[]).unwrap();
+        assert_eq!(fake.text("a.c"), "one\ntwo\nthree\n");
+        assert!(!fake.src().join("newer.c").exists());
     }
 }

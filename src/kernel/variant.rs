@@ -296,6 +296,11 @@ impl Manifest {
         Ok(Self { variants })
     }
 
+    /// One more, after the others.
+    pub(super) fn add(&mut self, variant: Variant) {
+        self.variants.push(variant);
+    }
+
     /// All of them.
     pub fn variants(&self) -> &[Variant] {
         &self.variants

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Options that say what kernels are built from: a tree, a configuration, patches.
+
+use std::path::{Path, PathBuf};
+
+use crate::kernel::{KernelError, KernelName, Kernels, TreeRequest};
+
+/// What kernels are built from. Flattened into every command that builds some.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "What kernels are built from")]
+pub struct KernelOptions {
+    /// Build from this git tree, with its uncommitted changes, or unpacked source; nothing is written into it
+    #[arg(long, value_name = "DIR")]
+    linux: Option<PathBuf>,
+    /// Build from this commit of --linux instead of its work tree; may be given several times
+    #[arg(long, value_name = "REV", requires = "linux")]
+    commit: Vec<String>,
+    /// Configure the kernels with this .config; what vfrace needs must be in it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl KernelOptions {
+    /// The tree that is named.
+    pub(super) fn linux(&self) -> Option<&Path> {
+        self.linux.as_deref()
+    }
+
+    /// The same from the tree at `top`, unless another one is named.
+    pub(super) fn on(&self, top: &Path) -> Self {
+        Self {
+            linux: Some(self.linux.clone().unwrap_or_else(|| top.to_path_buf())),
+            ..self.clone()
+        }
+    }
+
+    /// The same at one commit of that tree.
+    pub(super) fn at(&self, top: &Path, commit: &str) -> Self {
+        Self {
+            commit: vec![commit.to_owned()],
+            ..self.on(top)
+        }
+    }
+
+    /// Everything but the tree, in no particular form: two that differ are different.
+    pub(super) fn shown(&self) -> String {
+        let all = Self {
+            linux: None,
+            commit: Vec::new(),
+            ..self.clone()
+        };
+        format!("{all:?}")
+    }
+
+    /// The kernels with these options. Reads the tree: seconds.
+    pub fn apply(&self, mut kernels: Kernels) -> Result<Kernels, KernelError> {
+        if let Some(file) = &self.config {
+            kernels = kernels.with_config(file)?;
+        }
+        if let Some(dir) = &self.linux {
+            kernels = kernels.with_tree(&TreeRequest {
+                dir: dir.clone(),
+                commits: self.commit.clone(),
+            })?;
+        }
+        Ok(kernels)
+    }
+
+    /// The kernels that are meant: those listed, on the tree if there is one. Nothing is listed: the tree as it is, or
+    /// `usual` if no tree is given.
+    pub fn names(
+        &self,
+        kernels: &Kernels,
+        listed: &[KernelName],
+        usual: &[&str],
+    ) -> Result<Vec<KernelName>, KernelError> {
+        let usual = match &self.linux {
+            None => usual,
+            Some(_) => &["base"],
+        };
+        if listed.is_empty() {
+            let usual: Result<Vec<KernelName>, _> = usual.iter().map(|name| name.parse()).collect();
+            return kernels.names(&usual?);
+        }
+        kernels.names(listed)
+    }
+}

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Running git so that it does the same for everybody: no configuration of the user or the machine, no hooks, no
+//! helpers, no network, no prompts.
+
+use std::ffi::OsStr;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::AtomicBool;
+
+use crate::host::command::{self, Ended};
+use crate::host::{HostError, tools};
+
+/// The program.
+const GIT: tools::Tool = tools::Tool {
+    name: "git",
+    package: "git",
+    used_for: "patches and kernel trees",
+};
+/// What replaces the configuration (git-config(1)). A tree may belong to somebody else: nothing of its configuration is
+/// run, so that is safe. No fsmonitor: it would be started, and write beside the tree.
+const SETTINGS: [&str; 12] = [
+    "safe.directory=*",
+    "core.hooksPath=/dev/null",
+    "core.attributesFile=/dev/null",
+    "core.fsmonitor=false",
+    "core.untrackedCache=false",
+    "core.splitIndex=false",
+    "core.autocrlf=false",
+    "core.quotePath=false",
+    "core.looseCompression=1",
+    "gc.auto=0",
+    "maintenance.auto=false",
+    "advice.addEmbeddedRepo=false",
+];
+/// Bytes of an answer that are kept.
+const ANSWER: u64 = 64 << 20;
+
+/// Where a git works.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Git {
+    /// The repository; `None` lets git look for it from the working directory on.
+    pub dir: Option<PathBuf>,
+    /// The work tree.
+    pub work: Option<PathBuf>,
+    /// The index.
+    pub index: Option<PathBuf>,
+    /// Working directory.
+    pub at: PathBuf,
+    /// A repository is looked for below this directory only.
+    pub ceiling: Option<PathBuf>,
+    /// More settings, `name=value`.
+    pub settings: Vec<String>,
+}
+
+/// What a git that has ended has said.
+#[derive(Debug)]
+pub(super) struct Said {
+    /// Standard output.
+    pub out: Vec<u8>,
+    /// Standard error.
+    pub err: String,
+    /// It ended well.
+    pub ok: bool,
+    /// How it ended.
+    pub status: String,
+}
+
+impl Said {
+    /// Standard output without the line's end.
+    pub fn line(&self) -> String {
+        String::from_utf8_lossy(&self.out).trim_end().to_owned()
+    }
+
+    /// An error, unless it ended well.
+    pub fn ok(self, what: &str) -> Result<Self, HostError> {
+        if self.ok {
+            return Ok(self);
+        }
+        Err(HostError::Failed {
+            what: what.to_owned(),
+            status: self.status,
+            tail: self.err.trim_end().to_owned(),
+        })
+    }
+}
+
+/// Fails if git is not installed.
+pub(super) fn require() -> Result<(), HostError> {
+    tools::require(&[GIT])
+}
+
+/// Takes out of a command's environment what a hook, or `git rebase --exec`, has set for its own repository.
+pub(super) fn clean(command: &mut Command) -> &mut Command {
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"GIT_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+impl Git {
+    /// A git in a directory, without a repository.
+    pub fn at(dir: &Path) -> Self {
+        Self {
+            at: dir.to_path_buf(),
+            ..Self::default()
+        }
+    }
+
+    /// The command, to be given its arguments.
+    fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
+        let mut git = Command::new("git");
+        clean(&mut git);
+        for (name, value) in [
+            ("GIT_CONFIG_GLOBAL", "/dev/null"),
+            ("GIT_CONFIG_NOSYSTEM", "1"),
+            ("GIT_ATTR_NOSYSTEM", "1"),
+            ("GIT_TERMINAL_PROMPT", "0"),
+            ("GIT_NO_LAZY_FETCH", "1"),
+            ("GIT_NO_REPLACE_OBJECTS", "1"),
+            ("GIT_OPTIONAL_LOCKS", "0"),
+            ("LC_ALL", "C"),
+        ] {
+            git.env(name, value);
+        }
+        for (name, path) in [
+            ("GIT_DIR", &self.dir),
+            ("GIT_WORK_TREE", &self.work),
+            ("GIT_INDEX_FILE", &self.index),
+            ("GIT_CEILING_DIRECTORIES", &self.ceiling),
+        ] {
+            if let Some(path) = path {
+                git.env(name, path);
+            }
+        }
+        git.arg("--no-pager");
+        let more = self.settings.iter().map(String::as_str);
+        for setting in SETTINGS.into_iter().chain(more) {
+            git.args(["-c", setting]);
+        }
+        git.args(args).current_dir(&self.at);
+        git
+    }
+
+    /// Runs it with `input` on standard input. An error only if it cannot be run; see [`Said::ok`].
+    pub fn say<S: AsRef<OsStr>>(&self, args: &[S], input: &[u8]) -> Result<Said, HostError> {
+        let failed = |source| HostError::Start {
+            tool: GIT.name.to_owned(),
+            source,
+        };
+        let mut git = self.command(args);
+        git.stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command::tie(&mut git).spawn().map_err(failed)?;
+        let (stdin, stdout, stderr) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                // A git that does not want it all says so by its status.
+                if let Some(mut stdin) = stdin {
+                    let _ = stdin.write_all(input);
+                }
+            });
+            scope.spawn(|| {
+                if let Some(stderr) = stderr {
+                    let _ = stderr.take(ANSWER).read_to_end(&mut err);
+                }
+            });
+            if let Some(stdout) = stdout {
+                let _ = stdout.take(ANSWER).read_to_end(&mut out);
+            }
+        });
+        let status = child.wait().map_err(failed)?;
+        Ok(Said {
+            out,
+            err: String::from_utf8_lossy(&err).into_owned(),
+            ok: status.success(),
+            status: status.to_string(),
+        })
+    }
+
+    /// Runs it, and gives what it printed.
+    pub fn ask<S: AsRef<OsStr>>(&self, args: &[S]) -> Result<String, HostError> {
+        let what = args.first().map_or_else(String::new, |first| {
+            format!("git {}", first.as_ref().to_string_lossy())
+        });
+        Ok(self.say(args, &[])?.ok(&what)?.line())
+    }
+
+    /// Runs one that takes long: it ends when `stop` becomes true. `line` gets every line.
+    pub fn long(
+        &self,
+        args: &[&str],
+        stop: &AtomicBool,
+        line: impl FnMut(&str),
+    ) -> Result<Ended, HostError> {
+        command::run(&mut self.command(args), GIT.name, None, stop, line, || {})
+    }
+}
