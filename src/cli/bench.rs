@@ -329,6 +329,11 @@ impl Ready<'_> {
         }
     }
 
+    /// Refuses a scenario with a call point that the kernel does not have.
+    pub(super) fn check(&self, scenario: &Scenario, kernel: &BuiltKernel) -> Result<(), Failure> {
+        check_points(scenario, kernel)
+    }
+
     /// Where the results are.
     pub(super) fn dir(&self) -> &Path {
         &self.dir

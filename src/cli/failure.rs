@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use crate::campaign::bisection::BisectionError;
 use crate::exit::ExitCode;
 use crate::host::HostError;
 use crate::kernel::{KernelError, KernelName};
@@ -200,6 +201,17 @@ impl Failure {
             ),
             _ => None,
         }
+    }
+
+    /// Whether it says something about the kernel, not about the machine or the request: it does not build.
+    pub(super) fn is_about_the_kernel(&self) -> bool {
+        matches!(self, Failure::Kernel(_)) && self.exit() == ExitCode::CannotTell
+    }
+
+    /// What it is, on one line.
+    pub(super) fn line(&self) -> String {
+        let text = self.to_string();
+        text.lines().next().unwrap_or_default().to_owned()
     }
 
     /// Prints it, its causes and what to do, and gives the exit code.
