@@ -47,6 +47,10 @@ pub(super) struct Git {
     pub index: Option<PathBuf>,
     /// Working directory.
     pub at: PathBuf,
+    /// Objects of another repository that it may read, as git(1) has it in GIT_ALTERNATE_OBJECT_DIRECTORIES. A git that
+    /// writes objects must not have it: git gives an object of the other one, instead of writing it a second time, the
+    /// time of now.
+    pub borrowed: Option<String>,
     /// A repository is looked for below this directory only.
     pub ceiling: Option<PathBuf>,
     /// More settings, `name=value`.
@@ -134,6 +138,9 @@ impl Git {
             if let Some(path) = path {
                 git.env(name, path);
             }
+        }
+        if let Some(borrowed) = &self.borrowed {
+            git.env("GIT_ALTERNATE_OBJECT_DIRECTORIES", borrowed);
         }
         git.arg("--no-pager");
         let more = self.settings.iter().map(String::as_str);

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A user's kernel tree, as it is now or at a commit, and the checkout in the cache that it is built in.
 //!
-//! Nothing is written into the user's directory or its repository. A private repository in the cache borrows the
-//! objects of the user's one (gitrepository-layout(5), objects/info/alternates), and takes new ones in. The work tree
+//! Nothing is written into the user's directory or its repository. A private repository in the cache takes the objects
+//! of changed files in; those of the user's repository are read where they are. The work tree
 //! with its uncommitted changes becomes a tree object by way of an index of our own, at first a copy of the user's, for
 //! what that knows of unchanged files. Its name is the content's hash, so a kernel that was built from the same content
 //! is found again, whatever the commit. The checkout is brought from one tree to the next by git, which writes the
 //! files that differ and no other: make compiles nothing else.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -41,6 +43,15 @@ pub struct TreeRequest {
     pub dir: PathBuf,
     /// The commits of its repository that are wanted, as git-rev-parse(1) takes them; none: the work tree as it is.
     pub commits: Vec<String>,
+}
+
+impl TreeRequest {
+    /// The top directory of the git work tree around `dir`, if there is one.
+    pub fn around(dir: &Path) -> Result<Option<PathBuf>, HostError> {
+        git::require()?;
+        let said = Git::at(dir).say(&["rev-parse", "--show-toplevel"], &[])?;
+        Ok((said.ok && !said.out.is_empty()).then(|| PathBuf::from(said.line())))
+    }
 }
 
 /// One state of a user's tree.
@@ -77,6 +88,8 @@ pub(super) struct Snapshot {
     /// In the order of the request.
     pub revisions: Vec<Revision>,
     room: PathBuf,
+    /// [`Git::borrowed`]: the user's objects.
+    objects: Option<String>,
 }
 
 /// The user's repository.
@@ -131,11 +144,12 @@ impl Snapshot {
             dir,
             revisions: Vec::new(),
             room,
+            objects: theirs.as_ref().map(|theirs| quoted(&theirs.objects)),
         };
         let _lock = Lock::take(&snapshot.lock(), stop, || {
             events.progress(&step, "waiting for another vfrace that uses it", None);
         })?;
-        snapshot.borrow(theirs.as_ref())?;
+        snapshot.prepare()?;
         if request.commits.is_empty() {
             events.progress(&step, "looking for changes", None);
             let revision = snapshot.work_tree(theirs.as_ref(), stop)?;
@@ -157,13 +171,6 @@ impl Snapshot {
         Ok(snapshot)
     }
 
-    /// The top directory of the git work tree around `dir`, if there is one.
-    pub fn around(dir: &Path) -> Result<Option<PathBuf>, HostError> {
-        git::require()?;
-        let said = Git::at(dir).say(&["rev-parse", "--show-toplevel"], &[])?;
-        Ok((said.ok && !said.out.is_empty()).then(|| PathBuf::from(said.line())))
-    }
-
     /// The lock for the private repository, the checkout, and the object trees of it.
     pub fn lock(&self) -> PathBuf {
         self.room.join("lock")
@@ -180,7 +187,7 @@ impl Snapshot {
         name.to_string_lossy().into_owned()
     }
 
-    /// The private repository with an index in it.
+    /// The private repository with an index in it, to write objects.
     fn git(&self, index: &str) -> Git {
         let dir = self.room.join("git");
         Git {
@@ -191,21 +198,23 @@ impl Snapshot {
         }
     }
 
-    /// Makes the private repository, or mends it, and lets it see the user's objects.
-    fn borrow(&self, theirs: Option<&Theirs>) -> Result<(), KernelError> {
-        let dir = self.room.join("git");
-        files::make_dir(&dir)?;
-        files::make_dir(&self.tree())?;
-        let mut init = Git::at(&dir);
-        // Without GIT_DIR the new one would be made in git/.git.
-        init.dir = Some(dir.clone());
-        init.ask(&["init", "--quiet", "--bare", "--template="])?;
-        for index in [USER_INDEX, CHECKOUT_INDEX] {
-            // We hold the lock: who left it is dead.
-            files::remove(&dir.join(format!("{index}.lock")))?;
+    /// The same, to read objects of it and of the user's.
+    fn reader(&self, index: &str) -> Git {
+        Git {
+            borrowed: self.objects.clone(),
+            ..self.git(index)
         }
-        let alternates = theirs.map_or_else(String::new, |theirs| quoted(&theirs.objects));
-        files::write_if_changed(&dir.join("objects/info/alternates"), alternates.as_bytes())?;
+    }
+
+    /// Makes the private repository, or mends it. The caller holds the lock: who has left something is dead.
+    fn prepare(&self) -> Result<(), KernelError> {
+        let git = self.git(USER_INDEX);
+        files::make_dir(&git.at)?;
+        files::make_dir(&self.tree())?;
+        for index in [USER_INDEX, CHECKOUT_INDEX] {
+            files::remove(&git.at.join(format!("{index}.lock")))?;
+        }
+        git.ask(&["init", "--quiet", "--bare", "--template="])?;
         Ok(())
     }
 
@@ -216,40 +225,55 @@ impl Snapshot {
         stop: &AtomicBool,
     ) -> Result<Revision, KernelError> {
         let index = self.room.join("git").join(USER_INDEX);
-        let known = index.exists();
-        if let (false, Some(theirs)) = (known, theirs) {
+        let head = theirs.map(|theirs| theirs.resolve("HEAD")).transpose()?;
+        let head = head.flatten();
+        let head_tree = head.as_ref().map(|(_, tree)| tree.as_str());
+        if let (false, Some(theirs)) = (index.exists(), theirs) {
             theirs.copy_index(&index)?;
         }
-        let first = self.add(theirs.is_some(), stop);
-        let tree = match first {
-            Ok(tree) => tree,
-            Err(KernelError::Host(HostError::Interrupted)) => {
-                return Err(HostError::Interrupted.into());
-            }
-            // An index that does not fit any more: it names objects that the user's git has dropped, or is in parts.
-            Err(_) if index.exists() => {
+        let tree = match self.add(theirs, head_tree, stop) {
+            Ok(Some(tree)) => tree,
+            Err(HostError::Interrupted) => return Err(HostError::Interrupted.into()),
+            // An index that does not fit any more: it names objects that the user's git has dropped, or is in parts. One
+            // from the commit does, and knows after a look at every file which are as in there.
+            Ok(None) | Err(_) => {
                 files::remove(&index)?;
-                self.add(theirs.is_some(), stop)?
+                if let Some(tree) = head_tree {
+                    let mut git = self.reader(USER_INDEX);
+                    git.ask(&["read-tree", tree])?;
+                    git.work = Some(self.dir.clone());
+                    git.at = self.dir.clone();
+                    // Its status is 1 if a file differs.
+                    git.long(&["update-index", "-q", "--refresh"], stop, |_| {})?;
+                }
+                let tree = self.add(theirs, head_tree, stop)?;
+                tree.ok_or_else(|| KernelError::Tree {
+                    dir: self.dir.clone(),
+                    why: "its repository lacks objects of the commit that is checked out"
+                        .to_owned(),
+                })?
             }
-            Err(error) => return Err(error),
         };
-        let head = theirs.map(|theirs| theirs.resolve("HEAD")).transpose()?;
         let commit = head
-            .flatten()
             .filter(|(_, head_tree)| *head_tree == tree)
             .map(|(commit, _)| commit);
         self.revision(commit, tree)
     }
 
-    /// Puts the work tree into the index, and that into a tree object.
-    fn add(&self, repository: bool, stop: &AtomicBool) -> Result<String, KernelError> {
+    /// Puts the work tree into the index, and that into a tree object. `None`: an object of it is neither here nor in
+    /// the user's repository.
+    fn add(
+        &self,
+        theirs: Option<&Theirs>,
+        head_tree: Option<&str>,
+        stop: &AtomicBool,
+    ) -> Result<Option<String>, HostError> {
         let what = format!("reading {}", self.dir.display());
         let mut git = self.git(USER_INDEX);
         git.work = Some(self.dir.clone());
         git.at = self.dir.clone();
-        if repository {
-            let exclude = Theirs::of(&self.dir)?
-                .map_or_else(|| "/dev/null".into(), |t| t.git_dir.join("info/exclude"));
+        if let Some(theirs) = theirs {
+            let exclude = theirs.git_dir.join("info/exclude");
             git.settings
                 .push(format!("core.excludesFile={}", exclude.display()));
             git.long(&["add", "--all", "--", "."], stop, |_| {})?
@@ -279,7 +303,43 @@ impl Snapshot {
             let update = ["update-index", "-z", "--add", "--remove", "--stdin"];
             git.say(&update, &changed)?.ok(&what)?;
         }
-        Ok(git.say(&["write-tree"], &[])?.ok(&what)?.line())
+        let said = git.say(&["write-tree", "--missing-ok"], &[])?;
+        let tree = said.ok(&what)?.line();
+        Ok(self.is_whole(&tree, head_tree)?.then_some(tree))
+    }
+
+    /// Whether the files in which a tree differs from that of a commit, which is whole, are all there.
+    fn is_whole(&self, tree: &str, head_tree: Option<&str>) -> Result<bool, HostError> {
+        let Some(head_tree) = head_tree else {
+            return Ok(true);
+        };
+        let reader = self.reader(CHECKOUT_INDEX);
+        let args = [
+            "diff-tree",
+            "-r",
+            "--no-renames",
+            "--raw",
+            "-z",
+            head_tree,
+            tree,
+        ];
+        let said = reader.say(&args, &[])?.ok("git diff-tree")?;
+        let mut wanted = String::new();
+        for field in String::from_utf8_lossy(&said.out).split('\0') {
+            // `:100644 100644 OLD NEW M`; a submodule, mode 160000, is no object of it.
+            let mut words = field.split(' ').skip(1);
+            if let (Some(mode), Some(_), Some(new)) = (words.next(), words.next(), words.next()) {
+                if field.starts_with(':') && mode != "160000" && !new.bytes().all(|b| b == b'0') {
+                    wanted.push_str(new);
+                    wanted.push('\n');
+                }
+            }
+        }
+        let check = ["cat-file", "--batch-check"];
+        let said = reader.say(&check, wanted.as_bytes())?.ok("git cat-file")?;
+        Ok(!String::from_utf8_lossy(&said.out)
+            .lines()
+            .any(|line| line.ends_with(" missing")))
     }
 
     fn commit(&self, theirs: &Theirs, asked: &str) -> Result<Revision, KernelError> {
@@ -294,7 +354,7 @@ impl Snapshot {
 
     fn revision(&self, commit: Option<String>, tree: String) -> Result<Revision, KernelError> {
         let makefile = self
-            .git(CHECKOUT_INDEX)
+            .reader(CHECKOUT_INDEX)
             .say(&["cat-file", "blob", &format!("{tree}:Makefile")], &[])?;
         let version = makefile
             .ok
@@ -329,20 +389,38 @@ impl Snapshot {
         // Outside of the repository, which this needs no lock for: objects are only added to it.
         let scratch =
             tempfile::tempdir().map_err(files::failed("create", &std::env::temp_dir()))?;
-        let mut git = self.git("");
-        git.index = Some(scratch.path().join("index"));
-        git.ask(&["read-tree", tree])?;
+        let index = scratch.path().join("index");
+        let with = |git: Git| Git {
+            index: Some(index.clone()),
+            ..git
+        };
+        let (reader, writer) = (with(self.reader("")), with(self.git("")));
+        reader.ask(&["read-tree", tree])?;
+        // What the patches are put on has to be among our own objects.
+        let mut list: Vec<OsString> = ["ls-files", "-z", "--stage", "--"].map(Into::into).into();
+        let touched: BTreeSet<&PathBuf> = layers.iter().flat_map(|layer| &layer.files).collect();
+        list.extend(touched.into_iter().map(|file| literal(file)));
+        let listed = reader.say(&list, &[])?.ok("git ls-files")?;
+        for entry in String::from_utf8_lossy(&listed.out).split('\0') {
+            // `100644 OBJECT 0<TAB>FILE`
+            if let Some(id) = entry.split(' ').nth(1) {
+                let blob = reader.say(&["cat-file", "blob", id], &[])?;
+                let blob = blob.ok("git cat-file")?;
+                let put = ["hash-object", "-w", "--stdin", "--no-filters"];
+                writer.say(&put, &blob.out)?.ok("git hash-object")?;
+            }
+        }
         for layer in layers {
-            if let Err(rejected) = layer.apply(&git, true)? {
+            if let Err(rejected) = layer.apply(&writer, true)? {
                 return Ok(Err(rejected));
             }
         }
-        Ok(Ok(git.ask(&["write-tree"])?))
+        Ok(Ok(writer.ask(&["write-tree", "--missing-ok"])?))
     }
 
     /// Brings the checkout to a tree. The caller holds the lock.
     pub fn check_out(&self, tree: &str, stop: &AtomicBool) -> Result<(), KernelError> {
-        let mut git = self.git(CHECKOUT_INDEX);
+        let mut git = self.reader(CHECKOUT_INDEX);
         git.work = Some(self.tree());
         git.at = self.tree();
         let mark = self.room.join(UNDER_WAY);
@@ -452,14 +530,18 @@ fn is_id(text: &str) -> bool {
     [40, 64].contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// A path as a line of objects/info/alternates.
+/// A path for GIT_ALTERNATE_OBJECT_DIRECTORIES, in quotes: there is a colon between two.
 fn quoted(path: &Path) -> String {
     let text = path.to_string_lossy();
-    if text.contains(['\n', '"']) {
-        let inner = text.replace('\\', "\\\\").replace('"', "\\\"");
-        return format!("\"{}\"\n", inner.replace('\n', "\\n"));
-    }
-    format!("{text}\n")
+    let text = text.replace('\\', "\\\\").replace('"', "\\\"");
+    format!("\"{}\"", text.replace('\n', "\\n"))
+}
+
+/// A file as a path for git that stands for nothing else.
+fn literal(file: &Path) -> OsString {
+    let mut text = OsString::from(":(top,literal)");
+    text.push(file);
+    text
 }
 
 /// The version in the kernel's Makefile: `7.2.12`, `7.3.0-rc1`.
