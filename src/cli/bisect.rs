@@ -179,7 +179,7 @@ impl Step<'_> {
                 };
                 let mut bound = || {
                     let (error, rate) = self.rate(&trial, store.as_ref(), &mut reference)?;
-                    Ok(self.args.trying.bound(error, rate.rate()))
+                    Ok(Some(self.args.trying.bound(error, rate.rate())))
                 };
                 let decided = trial.decide(kernel, &dir, &mut boots, &mut bound)?;
                 (decided, Some(kernel.id.clone()))

@@ -106,6 +106,15 @@ pub(super) enum Failure {
     /// SIGINT or SIGTERM.
     #[error("stopped before there was a result")]
     Interrupted,
+    /// One series is halved.
+    #[error("one series of patches on one source is wanted")]
+    SeveralSeries,
+    /// A rate has to be measured, and neither end has the finding.
+    #[error("neither the source as it is nor the whole series shows it, and there is no rate to go by: {wanted}")]
+    NoEnd {
+        /// The finding.
+        wanted: String,
+    },
     /// More kernels, or fewer, than can be compared.
     #[error("two kernels can be compared, and these are {}: {}", .0.len(), listed(.0))]
     NotTwo(Vec<KernelName>),
@@ -149,6 +158,8 @@ impl Failure {
             | Failure::SeveralKernels(_)
             | Failure::NoBisection(_)
             | Failure::NotTwo(_)
+            | Failure::SeveralSeries
+            | Failure::NoEnd { .. }
             | Failure::NoReference { .. }
             | Failure::ReferenceDoesNotBuild { .. } => ExitCode::Usage,
             Failure::Bisection(error) => error.exit(),
@@ -178,6 +189,12 @@ impl Failure {
                 "give the rate with --rate HITS/ROUNDS, or begin with `git bisect start BAD GOOD`"
                     .to_owned(),
             ),
+            Failure::SeveralSeries => {
+                Some("leave out --patch and --each-patch, and give --commit once".to_owned())
+            }
+            Failure::NoEnd { .. } => {
+                Some("give the rate with --rate HITS/ROUNDS, or --boots instead of --error".to_owned())
+            }
             Failure::NotTwo(_) => Some(
                 "name two, or one that --commit is given twice for, e.g. `vfrace compare base v7`"
                     .to_owned(),

@@ -3,6 +3,7 @@
 
 mod bench;
 mod bisect;
+mod bisect_series;
 mod compare;
 mod doctor;
 mod explore;
@@ -55,6 +56,11 @@ enum Command {
     /// Builds the work tree as it is, boots it, and ends with 0 (good), 1 (the wanted finding), 125 (cannot tell: does not
     /// build or boot, never overlapped, another finding) or 128 and above (not the kernel). The last line says why.
     Bisect(bisect::Args),
+    /// Find the patch of a series that brings a finding, or cures it
+    ///
+    /// Builds and boots the source with none and with all patches, then halves. Ends with what the whole series is: 0 without
+    /// the finding, 1 with it; 125 if no patch can be named.
+    BisectSeries(bisect_series::Args),
     /// Find the first schedule that separates two kernels
     ///
     /// Both run the scenario's own schedule and then those that `explore` would try, in the same order. Ends with 1 and the
@@ -111,6 +117,7 @@ pub fn main(args: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
         Command::Matrix(args) => matrix::run(&args),
         Command::Explore(args) => explore::run(&args),
         Command::Bisect(args) => bisect::run(&args),
+        Command::BisectSeries(args) => bisect_series::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Judge(args) => judge::run(&args),
         Command::Kernel(args) => bench::kernel(&args).unwrap_or_else(failure::Failure::tell),

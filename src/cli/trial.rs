@@ -57,6 +57,14 @@ impl Trying {
         }
     }
 
+    /// The same with a rate that has been measured.
+    pub(super) fn with_rate(&self, rate: Rate) -> Self {
+        Self {
+            rate: Some(rate),
+            ..self.clone()
+        }
+    }
+
     /// The error that was asked for.
     pub(super) fn error(&self) -> Option<f64> {
         self.error
@@ -111,13 +119,14 @@ pub(super) struct Trial<'a> {
 
 impl Trial<'_> {
     /// Boots a kernel until it is decided. `boots` are those that it has had; their files are in `dir`. `bound` is asked
-    /// for a goal when none could be given beforehand and the kernel would be good otherwise.
+    /// for a goal when none could be given beforehand and the kernel would be good otherwise; if it has none either, the
+    /// kernel is good as far as it goes.
     pub(super) fn decide(
         &self,
         kernel: &BuiltKernel,
         dir: &Path,
         boots: &mut Vec<Judgement>,
-        bound: &mut dyn FnMut() -> Result<Goal, Failure>,
+        bound: &mut dyn FnMut() -> Result<Option<Goal>, Failure>,
     ) -> Result<Decided, Failure> {
         let mut goal = self.trying.goal();
         loop {
@@ -131,7 +140,10 @@ impl Trial<'_> {
                 Step::Over(decided) if goal.is_some() || decided.decision != Decision::Good => {
                     return Ok(decided);
                 }
-                Step::Over(_) => goal = Some(bound()?),
+                Step::Over(decided) => match bound()? {
+                    Some(bound) => goal = Some(bound),
+                    None => return Ok(decided),
+                },
                 Step::Boot(more) => self.boot(kernel, dir, boots, more)?,
             }
         }
