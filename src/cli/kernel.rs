@@ -45,7 +45,7 @@ struct BuildArgs {
     /// VARIANT[+FRAGMENT][@SOURCE]: base, v7, v7@7.3, v7+rt; `v5..v14`: from v5 to v14; `all`; `mutants`: all that are
     /// broken on purpose
     #[arg(
-        required_unless_present = "linux",
+        required_unless_present_any = ["linux", "patch"],
         value_name = "KERNEL",
         value_delimiter = ','
     )]

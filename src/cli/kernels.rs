@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::kernel::{KernelError, KernelName, Kernels, TreeRequest};
+use crate::kernel::{KernelError, KernelName, Kernels, PatchRequest, TreeRequest};
 
 /// What kernels are built from. Flattened into every command that builds some.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -15,6 +15,16 @@ pub struct KernelOptions {
     /// Build from this commit of --linux instead of its work tree; may be given several times
     #[arg(long, value_name = "REV", requires = "linux")]
     commit: Vec<String>,
+    /// A kernel more, with a patch: a diff, mail or mailbox, `-` for standard input, a directory (quilt's, a Maildir, or
+    /// *.patch in order), or commits A..B of --linux or the working directory; may be given several times
+    #[arg(long, value_name = "FILE|-|DIR|A..B", allow_hyphen_values = true)]
+    patch: Vec<String>,
+    /// A kernel for every patch of a series, with those before it, instead of one with all
+    #[arg(long, requires = "patch")]
+    each_patch: bool,
+    /// Put the patches on this variant instead of the source as it is
+    #[arg(long, value_name = "VARIANT", requires = "patch")]
+    patch_on: Option<String>,
     /// Configure the kernels with this .config; what vfrace needs must be in it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -63,25 +73,34 @@ impl KernelOptions {
                 commits: self.commit.clone(),
             })?;
         }
-        Ok(kernels)
+        let request = |from: &String| PatchRequest {
+            from: from.clone(),
+            each: self.each_patch,
+            on: self.patch_on.clone(),
+        };
+        let requests: Vec<PatchRequest> = self.patch.iter().map(request).collect();
+        kernels.with_patches(&requests)
     }
 
-    /// The kernels that are meant: those listed, on the tree if there is one. Nothing is listed: the tree as it is, or
-    /// `usual` if no tree is given.
+    /// The kernels that are meant: those listed and those with patches, on the tree if there is one. Nothing is listed:
+    /// `usual`; with a tree or a patch, for a command that takes several, the source as it is and the patches, for one
+    /// that takes one, the patch, else the tree as it is.
     pub fn names(
         &self,
         kernels: &Kernels,
         listed: &[KernelName],
         usual: &[&str],
     ) -> Result<Vec<KernelName>, KernelError> {
-        let usual = match &self.linux {
-            None => usual,
-            Some(_) => &["base"],
-        };
-        if listed.is_empty() {
-            let usual: Result<Vec<KernelName>, _> = usual.iter().map(|name| name.parse()).collect();
-            return kernels.names(&usual?);
+        let several = usual.len() > 1;
+        let mut names: Vec<KernelName> = listed.to_vec();
+        if names.is_empty() && self.linux.is_none() && self.patch.is_empty() {
+            for name in usual {
+                names.push(name.parse()?);
+            }
+        } else if names.is_empty() && (several || self.patch.is_empty()) {
+            names.push(KernelName::base());
         }
-        kernels.names(listed)
+        names.extend(kernels.patched());
+        kernels.names(&names)
     }
 }

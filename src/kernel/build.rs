@@ -12,7 +12,8 @@ use sha2::{Digest, Sha256};
 use super::ground::Ground;
 use super::layer::Layer;
 use super::module::ModuleSource;
-use super::name::TREE;
+use super::name::{ALL, ALL_MUTANTS, BASE, TREE};
+use super::series::{PatchRequest, Series};
 use super::snapshot::{Revision, Snapshot, TreeRequest};
 use super::source;
 use super::variant::{Manifest, Variant};
@@ -54,6 +55,44 @@ pub struct BuiltKernel {
     pub dir: PathBuf,
     /// Checks that are compiled in, a line.
     pub config_summary: String,
+}
+
+/// Patches of the user's on a variant.
+#[derive(Debug)]
+struct Patched {
+    series: Series,
+    on: String,
+    each: bool,
+}
+
+impl Patched {
+    /// The names of its kernels, with the number of patches that each has.
+    fn kernels(&self) -> Vec<(String, usize)> {
+        let name = &self.series.name;
+        let all = self.series.patches.len();
+        if self.each {
+            return (1..=all).map(|n| (format!("{name}.{n}"), n)).collect();
+        }
+        vec![(name.clone(), all)]
+    }
+
+    fn variant(&self, name: String, count: usize) -> Variant {
+        let patches = self.series.patches.iter().take(count);
+        let mut touches: Vec<PathBuf> = patches.flat_map(|p| p.files.clone()).collect();
+        touches.sort();
+        touches.dedup();
+        Variant {
+            mechanism: format!(
+                "{count} of {} patches of {} on {}",
+                self.series.patches.len(),
+                self.series.from,
+                self.on
+            ),
+            name,
+            touches,
+            ..Variant::default()
+        }
+    }
 }
 
 /// A kernel in the cache, as [`Kernels::list`] finds it.
@@ -103,6 +142,7 @@ pub struct Kernels {
     pub(super) events: EventSink,
     pub(super) stop: Arc<AtomicBool>,
     tree: Option<Snapshot>,
+    patched: Vec<Patched>,
     pub(super) own_config: Option<PathBuf>,
 }
 
@@ -115,6 +155,7 @@ impl Kernels {
             events,
             stop: Arc::default(),
             tree: None,
+            patched: Vec::new(),
             own_config: None,
         }
     }
@@ -145,6 +186,54 @@ impl Kernels {
         Ok(self)
     }
 
+    /// Adds kernels with patches of the user's. To be called after [`Kernels::with_tree`], for commits are looked for there.
+    pub fn with_patches(mut self, requests: &[PatchRequest]) -> Result<Self, KernelError> {
+        for request in requests {
+            let manifest = self.manifest()?;
+            let on = request.on.as_deref().unwrap_or(BASE);
+            manifest.find(on)?;
+            let dir = self.tree.as_ref().map(|tree| tree.dir.as_path());
+            let patched = Patched {
+                series: Series::read(&request.from, dir)?,
+                on: on.to_owned(),
+                each: request.each,
+            };
+            for (name, _) in patched.kernels() {
+                if is_reserved(&name) || manifest.find(&name).is_ok() {
+                    let from = request.from.clone();
+                    return Err(KernelError::NameTaken { from, name });
+                }
+            }
+            self.patched.push(patched);
+        }
+        Ok(self)
+    }
+
+    /// The series of the user's patches, in the order of the request.
+    pub fn series(&self) -> impl Iterator<Item = &Series> {
+        self.patched.iter().map(|patched| &patched.series)
+    }
+
+    /// The kernels of the user's patches, for [`Kernels::names`].
+    pub fn patched(&self) -> Vec<KernelName> {
+        let all = self.patched.iter().flat_map(Patched::kernels);
+        all.map(|(name, _)| KernelName::base().with(&name))
+            .collect()
+    }
+
+    /// The kernels with the first 0, 1, 2, ... patches of a series that was asked for with [`PatchRequest::each`], for
+    /// [`Kernels::names`]: the first one is what the patches are put on.
+    pub fn prefixes(&self, series: &Series) -> Vec<KernelName> {
+        let named = |name: &str| KernelName::base().with(name);
+        let mut all = self.patched.iter();
+        all.find(|patched| patched.each && patched.series.name == series.name)
+            .map(|patched| {
+                let after = patched.kernels().into_iter().map(|(name, _)| named(&name));
+                std::iter::once(named(&patched.on)).chain(after).collect()
+            })
+            .unwrap_or_default()
+    }
+
     /// The states of the user's tree, in the order of the request; none without a tree.
     pub fn revisions(&self) -> &[Revision] {
         self.tree.as_ref().map_or(&[], |tree| &tree.revisions)
@@ -153,7 +242,7 @@ impl Kernels {
     /// The kernels that are meant by a list, see [`Manifest::expand`]. Those without a source go onto the user's tree if
     /// there is one, at each of its states; the one without a patch is called `tree` there.
     pub fn names(&self, listed: &[KernelName]) -> Result<Vec<KernelName>, KernelError> {
-        let expanded = Manifest::load(&self.data)?.expand(listed)?;
+        let expanded = self.variants()?.expand(listed)?;
         let revisions = self.revisions();
         if revisions.is_empty() {
             return Ok(expanded);
@@ -173,9 +262,20 @@ impl Kernels {
         Ok(names)
     }
 
-    /// The variants that there are, and `tree`, if there is one of the user's.
-    pub fn manifest(&self) -> Result<Manifest, KernelError> {
+    /// The variants that there are, and the kernels of the user's patches.
+    fn variants(&self) -> Result<Manifest, KernelError> {
         let mut manifest = Manifest::load(&self.data)?;
+        for patched in &self.patched {
+            for (name, count) in patched.kernels() {
+                manifest.add(patched.variant(name, count));
+            }
+        }
+        Ok(manifest)
+    }
+
+    /// The variants that there are, those with the user's patches, and `tree`, if there is one of the user's.
+    pub fn manifest(&self) -> Result<Manifest, KernelError> {
+        let mut manifest = self.variants()?;
         if let Some(tree) = &self.tree {
             manifest.add(Variant {
                 name: TREE.to_owned(),
@@ -217,8 +317,18 @@ impl Kernels {
     }
 
     /// The patches of a variant, the first one first.
-    fn layers(&self, variant: &Variant) -> Vec<Layer> {
-        variant.patch.iter().map(Layer::from).collect()
+    fn layers(&self, manifest: &Manifest, variant: &Variant) -> Result<Vec<Layer>, KernelError> {
+        for patched in &self.patched {
+            for (name, count) in patched.kernels() {
+                if name == variant.name {
+                    let on = &manifest.find(&patched.on)?.patch;
+                    let mut layers: Vec<Layer> = on.iter().map(Layer::from).collect();
+                    layers.extend(patched.series.layers(count));
+                    return Ok(layers);
+                }
+            }
+        }
+        Ok(variant.patch.iter().map(Layer::from).collect())
     }
 
     /// The kernel of that name with its module: from the cache, else built, for which the source is fetched if need
@@ -237,7 +347,7 @@ impl Kernels {
         tools::require(&tools::BUILD)?;
         tools::require_headers()?;
         let compiler = compiler()?;
-        let layers = self.layers(variant);
+        let layers = self.layers(&manifest, variant)?;
         let ground = match on {
             Some((snapshot, revision)) => Ground::on_tree(snapshot, revision, &layers)?,
             None => Ground::Debian {
@@ -303,6 +413,11 @@ impl Kernels {
         all.sort_by_key(|k| std::cmp::Reverse(k.built));
         all
     }
+}
+
+/// A name that stands for something else where kernels are listed.
+fn is_reserved(name: &str) -> bool {
+    [ALL, ALL_MUTANTS, TREE].contains(&name)
 }
 
 /// The symbols of a kernel that was built into `cache`, by its identity; `None` if it is not there, or was built before

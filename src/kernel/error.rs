@@ -78,6 +78,22 @@ pub enum KernelError {
         /// As given.
         commit: String,
     },
+    /// A patch of the user's cannot be used.
+    #[error("the patch {from} cannot be used: {why}")]
+    Patch {
+        /// As given.
+        from: String,
+        /// In a sentence.
+        why: String,
+    },
+    /// The name that the kernel of a patch would have is another's.
+    #[error("the kernel of the patch {from} would be called `{name}`, as another one is")]
+    NameTaken {
+        /// As given.
+        from: String,
+        /// The name.
+        name: String,
+    },
     /// A name means the state of a tree that was not asked for.
     #[error("the kernel `{name}` is put on a tree that is not given")]
     NoTree {
@@ -135,6 +151,8 @@ impl KernelError {
             | KernelError::Tree { .. }
             | KernelError::NoCommit { .. }
             | KernelError::NoTree { .. }
+            | KernelError::Patch { .. }
+            | KernelError::NameTaken { .. }
             | KernelError::Manifest(_) => ExitCode::Usage,
             KernelError::Make { tail, .. } if tail.contains("No space left on device") => {
                 ExitCode::Infrastructure
@@ -177,6 +195,12 @@ impl KernelError {
             }
             KernelError::NoCommit { .. } => {
                 Some("`git log` shows the commits; one of another repository must be fetched first".to_owned())
+            }
+            KernelError::Patch { .. } => {
+                Some("a patch is a diff, a mail, a mailbox, a directory of them, `-`, or a range of commits A..B".to_owned())
+            }
+            KernelError::NameTaken { .. } => {
+                Some("give the file another name: the kernel is called after it".to_owned())
             }
             KernelError::NoTree { .. } => {
                 Some("give the tree with --linux DIR, and names without @SOURCE go onto it".to_owned())

@@ -9,6 +9,8 @@ use super::git::Git;
 use super::variant::Patch;
 use crate::host::HostError;
 
+/// What [`files_of`] says of a text without a diff.
+pub(super) const NO_DIFF: &str = "there is no diff in it";
 /// Lines of a hunk that are shown.
 const HUNK_LINES: usize = 40;
 
@@ -142,7 +144,7 @@ pub(super) fn files_of(diff: &[u8], strip: u8) -> Result<Vec<PathBuf>, String> {
         previous = line;
     }
     if files.is_empty() {
-        return Err("there is no diff in it".to_owned());
+        return Err(NO_DIFF.to_owned());
     }
     Ok(files.into_iter().collect())
 }
