@@ -3,7 +3,7 @@
 
 pub mod bisect;
 pub mod bisection;
-mod bound;
+pub mod bound;
 pub mod compare;
 pub mod decide;
 pub mod explore;

@@ -274,7 +274,10 @@ impl Series<'_> {
 fn tell(told: &Told<'_>, dir: &Path) -> Result<ExitCode, Failure> {
     let patches = told.subjects.len();
     for looked in told.looked {
-        println!("{:>4}  {}  {}", looked.patches, looked.kernel, looked.decided);
+        println!(
+            "{:>4}  {}  {}",
+            looked.patches, looked.kernel, looked.decided
+        );
     }
     println!("evidence: {}", dir.display());
     let subject = |patch: usize| {
@@ -295,7 +298,10 @@ fn tell(told: &Told<'_>, dir: &Path) -> Result<ExitCode, Failure> {
         Answer::OneOf {
             first, last, to, ..
         } => {
-            println!("one of patches {first} to {last} {} it ({wanted}):", does(*to));
+            println!(
+                "one of patches {first} to {last} {} it ({wanted}):",
+                does(*to)
+            );
             for patch in *first..=*last {
                 println!("  {patch}  {}", subject(patch));
             }

@@ -110,7 +110,9 @@ pub(super) enum Failure {
     #[error("one series of patches on one source is wanted")]
     SeveralSeries,
     /// A rate has to be measured, and neither end has the finding.
-    #[error("neither the source as it is nor the whole series shows it, and there is no rate to go by: {wanted}")]
+    #[error(
+        "neither the source as it is nor the whole series shows it, and there is no rate to go by: {wanted}"
+    )]
     NoEnd {
         /// The finding.
         wanted: String,

@@ -52,6 +52,17 @@ impl KernelOptions {
         }
     }
 
+    /// The same with a kernel for every prefix of a series, beside those that are named.
+    pub(super) fn each_of(&self, series: &str) -> Self {
+        let mut patch = self.patch.clone();
+        patch.push(series.to_owned());
+        Self {
+            patch,
+            each_patch: true,
+            ..self.clone()
+        }
+    }
+
     /// Everything but the tree, in no particular form: two that differ are different.
     pub(super) fn shown(&self) -> String {
         let all = Self {

@@ -400,6 +400,54 @@ fn modify(to: &mut impl std::io::Write, mode: &str, path: &str, bytes: &[u8]) {
     to.write_all(b"\n").unwrap();
 }
 
+/// The commits of the first bisection as patches on the first of them: the trees are the same, and so are the kernels,
+/// which are in the cache, and the answer.
+fn as_a_series(history: &History) {
+    let (first, last) = (first_of("b1"), last_of("base"));
+    let _ = git(&history.dir)
+        .args(["bisect", "reset"])
+        .output()
+        .unwrap();
+    git_says(
+        &history.dir,
+        &["checkout", "-q", "-f", history.commit(first)],
+    );
+    let out = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_vfrace"))
+        .arg("bisect-series")
+        .arg(format!(
+            "{}..{}",
+            history.commit(first),
+            history.commit(last)
+        ))
+        .args([
+            "--scenario",
+            "unbind-vs-vf-unplug",
+            "--rounds",
+            "1",
+            "--linux",
+        ])
+        .arg(&history.dir)
+        .arg("--config")
+        .arg(&history.config)
+        .arg("--out")
+        .arg(out.path())
+        .env("VFRACE_DATA", data())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    println!("{said}");
+    // The whole series has the finding.
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let expected = format!(
+        "patch {} of {} brings it",
+        first_of("b2") - first,
+        last - first
+    );
+    assert!(said.contains(&expected), "{expected} is not in {said}");
+    assert!(said.contains("b2: commit 1"), "{said}");
+}
+
 /// Three bisections for three findings, over commits that do not build, do not boot or hang. One test: they share a
 /// repository.
 #[test]
@@ -448,6 +496,7 @@ fn git_bisect_run_finds_the_commit_for_three_findings() {
         "{leak}"
     );
     let all = [double, deadlock, leak].concat();
+    as_a_series(&history);
     for skipped in [
         "cannot tell: the kernel does not build: ",
         "cannot tell: BOOT-FAIL: ",
