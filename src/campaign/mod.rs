@@ -4,7 +4,11 @@
 //! [`Store`] keeps every boot's result on the disk, [`play`] runs those that are missing, [`Table`] says what came out.
 
 mod asked;
+pub mod bisect;
+pub mod bisection;
 pub mod bound;
+pub mod compare;
+pub mod decide;
 mod error;
 pub mod explore;
 pub mod merge;

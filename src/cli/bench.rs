@@ -32,7 +32,7 @@ use super::points::PointsArgs;
 pub(super) use play::Order;
 
 /// Options that every command that runs guests has.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(super) struct Options {
     /// Number of VFs [default: the scenario's]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
@@ -87,6 +87,28 @@ impl Options {
             .collect()
     }
 
+    /// Where results go, if that is said.
+    pub(super) fn out(&self) -> Option<&Path> {
+        self.out.as_deref()
+    }
+
+    /// The same with results going to `out`.
+    pub(super) fn with_out(&self, out: PathBuf) -> Self {
+        Self {
+            out: Some(out),
+            ..self.clone()
+        }
+    }
+
+    /// Everything that changes what a guest does, in no particular form: two that differ are different.
+    pub(super) fn shown(&self) -> String {
+        let all = Self {
+            out: None,
+            ..self.clone()
+        };
+        format!("{all:?}")
+    }
+
     /// Rounds that one boot may serve where nothing but damage ends it: as many as it likes unless told otherwise.
     pub(super) fn most_rounds_in_a_boot(&self) -> u32 {
         let given = self.rounds.and_then(|rounds| u32::try_from(rounds).ok());
@@ -135,7 +157,7 @@ pub(super) struct Bench {
     pub(super) stop: Stop,
     pub(super) events: EventSink,
     display: JoinHandle<()>,
-    cache: PathBuf,
+    pub(super) cache: PathBuf,
     kernels: Kernels,
 }
 
@@ -280,6 +302,12 @@ impl Bench {
         only(self.kernels.names(std::slice::from_ref(name))?)
     }
 
+    /// Other kernels of the same cache, built as the options say.
+    pub(super) fn kernels_from(&self, options: &KernelOptions) -> Result<Kernels, Failure> {
+        let kernels = Kernels::new(self.cache.clone(), self.data.clone(), self.events.clone());
+        Ok(options.apply(kernels.with_stop(self.stop.clone()))?)
+    }
+
     /// Where kernels come from.
     pub(super) fn kernels(&self) -> &Kernels {
         &self.kernels
@@ -311,6 +339,11 @@ impl Ready<'_> {
         &self.kernels
     }
 
+    /// Those that were built.
+    pub(super) fn built(&self) -> impl DoubleEndedIterator<Item = &BuiltKernel> {
+        self.kernels.iter().flatten()
+    }
+
     /// The only kernel, where one was asked for and [`Bench::ready`] has built it.
     pub(super) fn kernel(&self) -> Result<&BuiltKernel, Failure> {
         match self.kernels.first() {
@@ -340,6 +373,11 @@ impl Ready<'_> {
             few_probes: self.few_probes,
             stop: self.bench.stop.clone(),
         }
+    }
+
+    /// Refuses a scenario with a call point that the kernel does not have.
+    pub(super) fn check(&self, scenario: &Scenario, kernel: &BuiltKernel) -> Result<(), Failure> {
+        play::check_points(scenario, kernel)
     }
 
     /// Where the results are.
@@ -452,7 +490,7 @@ mod tests {
         );
         let patch = KernelError::PatchDoesNotApply {
             patch: "v9.patch".to_owned(),
-            source_version: "6.12".to_owned(),
+            onto: "linux-source-6.12".to_owned(),
             output: "Hunk #1 FAILED at 5.".to_owned(),
         };
         assert_eq!(

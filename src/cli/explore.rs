@@ -109,7 +109,7 @@ fn one_boot<'a>(
 }
 
 /// Writes the events of a boot. Progress is told by the search.
-fn recorder(dir: &Path) -> Listener {
+pub(super) fn recorder(dir: &Path) -> Listener {
     let path: PathBuf = dir.join("events.jsonl");
     let told = {
         let path = path.display().to_string();

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use crate::campaign::CampaignError;
+use crate::campaign::bisection::BisectionError;
 use crate::exit::ExitCode;
 use crate::host::HostError;
 use crate::kernel::{KernelError, KernelName};
@@ -86,6 +87,55 @@ pub(super) enum Failure {
     /// The symbols that were named for it.
     #[error(transparent)]
     Symbols(#[from] SymbolsError),
+    /// The bisection that the tree is in.
+    #[error(transparent)]
+    Bisection(#[from] BisectionError),
+    /// A rate has to be measured, and nothing says on which commit.
+    #[error("{path} is not in a bisection that has a commit with the finding", path = .0.display())]
+    NoBisection(PathBuf),
+    /// The commit that should have the finding does not show it.
+    #[error("{kernel} should have the finding, and {boots} boots did not show it: {wanted}")]
+    NoReference {
+        /// The kernel.
+        kernel: String,
+        /// The finding.
+        wanted: String,
+        /// Boots.
+        boots: u32,
+    },
+    /// The commit that should have the finding cannot be tried.
+    #[error("{commit} should have the finding, and does not build: {why}")]
+    ReferenceDoesNotBuild {
+        /// The commit.
+        commit: String,
+        /// The first line of the error.
+        why: String,
+    },
+    /// Boots failed again and again, whatever the kernel.
+    #[error("boots of {kernel} fail: {why}")]
+    Machine {
+        /// The kernel.
+        kernel: String,
+        /// What the evidence says.
+        why: String,
+    },
+    /// SIGINT or SIGTERM.
+    #[error("stopped before there was a result")]
+    Interrupted,
+    /// One series is halved.
+    #[error("one series of patches on one source is wanted")]
+    SeveralSeries,
+    /// A rate has to be measured, and neither end has the finding.
+    #[error(
+        "neither the source as it is nor the whole series shows it, and there is no rate to go by: {wanted}"
+    )]
+    NoEnd {
+        /// The finding.
+        wanted: String,
+    },
+    /// More kernels, or fewer, than can be compared.
+    #[error("two kernels can be compared, and these are {}: {}", .0.len(), listed(.0))]
+    NotTwo(Vec<KernelName>),
     /// Signal handlers.
     #[error("cannot listen to signals")]
     Signals(#[source] std::io::Error),
@@ -126,9 +176,18 @@ impl Failure {
             | Failure::NoKernel
             | Failure::IsCampaign(_) => ExitCode::Usage,
 
-            Failure::NothingToExplore(_) | Failure::NoReach(_) | Failure::SeveralKernels(_) => {
-                ExitCode::Usage
-            }
+            Failure::NothingToExplore(_)
+            | Failure::NoReach(_)
+            | Failure::SeveralKernels(_)
+            | Failure::NoBisection(_)
+            | Failure::NotTwo(_)
+            | Failure::SeveralSeries
+            | Failure::NoEnd { .. }
+            | Failure::NoReference { .. }
+            | Failure::ReferenceDoesNotBuild { .. } => ExitCode::Usage,
+            Failure::Bisection(error) => error.exit(),
+            Failure::Machine { .. } => ExitCode::Infrastructure,
+            Failure::Interrupted => ExitCode::Interrupted,
             Failure::Path(_)
             | Failure::Known(_)
             | Failure::Expect(_)
@@ -149,6 +208,28 @@ impl Failure {
             Failure::Accel(error) => error.hint(),
             Failure::Judge(error) => error.hint(),
             Failure::Campaign(error) => error.hint(),
+            Failure::Bisection(error) => error.hint(),
+            Failure::NoBisection(_) => Some(
+                "give the rate with --rate HITS/ROUNDS, or begin with `git bisect start BAD GOOD`"
+                    .to_owned(),
+            ),
+            Failure::SeveralSeries => {
+                Some("leave out --patch and --each-patch, and give --commit once".to_owned())
+            }
+            Failure::NoEnd { .. } => {
+                Some("give the rate with --rate HITS/ROUNDS, or --boots instead of --error".to_owned())
+            }
+            Failure::NotTwo(_) => Some(
+                "name two, or one that --commit is given twice for, e.g. `vfrace compare base v7`"
+                    .to_owned(),
+            ),
+            Failure::NoReference { .. } => Some(
+                "look at it with `vfrace run`; give another bad commit, another scenario or --wanted, or more --most-boots"
+                    .to_owned(),
+            ),
+            Failure::ReferenceDoesNotBuild { .. } => {
+                Some("give the rate with --rate HITS/ROUNDS, e.g. of another commit that has it".to_owned())
+            }
             Failure::NothingToExplore(_) => {
                 Some("use a scenario with an unplug, e.g. unbind-vs-vf-unplug".to_owned())
             }
@@ -163,6 +244,17 @@ impl Failure {
             ),
             _ => None,
         }
+    }
+
+    /// Whether it says something about the kernel, not about the machine or the request: it does not build.
+    pub(super) fn is_about_the_kernel(&self) -> bool {
+        matches!(self, Failure::Kernel(_)) && self.exit() == ExitCode::CannotTell
+    }
+
+    /// What it is, on one line.
+    pub(super) fn line(&self) -> String {
+        let text = self.to_string();
+        text.lines().next().unwrap_or_default().to_owned()
     }
 
     /// Prints it, its causes and what to do, and gives the exit code.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Options that say what kernels are built from: a tree, a configuration, patches.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::kernel::{KernelError, KernelName, Kernels, PatchRequest, ReadyRequest, TreeRequest};
 
@@ -42,6 +42,48 @@ pub struct KernelOptions {
 }
 
 impl KernelOptions {
+    /// The tree that is named.
+    pub(super) fn linux(&self) -> Option<&Path> {
+        self.linux.as_deref()
+    }
+
+    /// The same from the tree at `top`, unless another one is named.
+    pub(super) fn on(&self, top: &Path) -> Self {
+        Self {
+            linux: Some(self.linux.clone().unwrap_or_else(|| top.to_path_buf())),
+            ..self.clone()
+        }
+    }
+
+    /// The same at one commit of that tree.
+    pub(super) fn at(&self, top: &Path, commit: &str) -> Self {
+        Self {
+            commit: vec![commit.to_owned()],
+            ..self.on(top)
+        }
+    }
+
+    /// The same with a kernel for every prefix of a series, beside those that are named.
+    pub(super) fn each_of(&self, series: &str) -> Self {
+        let mut patch = self.patch.clone();
+        patch.push(series.to_owned());
+        Self {
+            patch,
+            each_patch: true,
+            ..self.clone()
+        }
+    }
+
+    /// Everything but the tree, in no particular form: two that differ are different.
+    pub(super) fn shown(&self) -> String {
+        let all = Self {
+            linux: None,
+            commit: Vec::new(),
+            ..self.clone()
+        };
+        format!("{all:?}")
+    }
+
     /// The kernels with these options. Reads the tree: seconds.
     pub fn apply(&self, mut kernels: Kernels) -> Result<Kernels, KernelError> {
         if let (Some(image), Some(modules)) = (&self.image, &self.modules) {

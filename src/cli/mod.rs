@@ -2,6 +2,9 @@
 //! The command line, one file a subcommand.
 
 mod bench;
+mod bisect;
+mod bisect_series;
+mod compare;
 mod doctor;
 mod explore;
 mod failure;
@@ -12,6 +15,7 @@ mod matrix;
 mod merge;
 mod points;
 mod run;
+mod trial;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -50,6 +54,21 @@ enum Command {
     /// Needs no trigger point: two traces tell which there are. Then each side is stopped at one point after the other,
     /// and after these at random ones. A boot serves rounds until it is damaged, at most --rounds of them.
     Explore(explore::Args),
+    /// Say whether the kernel tree here is good or bad, for `git bisect run`
+    ///
+    /// Builds the work tree as it is, boots it, and ends with 0 (good), 1 (the wanted finding), 125 (cannot tell: does not
+    /// build or boot, never overlapped, another finding) or 128 and above (not the kernel). The last line says why.
+    Bisect(bisect::Args),
+    /// Find the patch of a series that brings a finding, or cures it
+    ///
+    /// Builds and boots the source with none and with all patches, then halves. Ends with what the whole series is: 0 without
+    /// the finding, 1 with it; 125 if no patch can be named.
+    BisectSeries(bisect_series::Args),
+    /// Find the first schedule that separates two kernels
+    ///
+    /// Both run the scenario's own schedule and then those that `explore` would try, in the same order. Ends with 1 and the
+    /// schedule if their verdicts differ, twice; with 0 if nothing separates them.
+    Compare(compare::Args),
     /// Judge a console from anywhere, or a recording again
     ///
     /// A console alone can show a finding (exit code 1), but never that there is none to be found (125).
@@ -101,6 +120,9 @@ pub fn main(args: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
         Command::Matrix(args) => matrix::run(&args),
         Command::Merge(args) => merge::run(&args),
         Command::Explore(args) => explore::run(&args),
+        Command::Bisect(args) => bisect::run(&args),
+        Command::BisectSeries(args) => bisect_series::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::Judge(args) => judge::run(&args),
         Command::Kernel(args) => bench::kernel(&args).unwrap_or_else(failure::Failure::tell),
         Command::Points(args) => bench::points(&args).unwrap_or_else(failure::Failure::tell),

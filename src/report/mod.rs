@@ -2,6 +2,7 @@
 //! Consumers of events and verdicts: the terminal, the recording as JSON lines. They only render; nothing here decides
 //! anything, and nothing else in the program prints.
 
+pub mod compare;
 pub mod explore;
 pub mod jsonl;
 pub mod judge;
@@ -12,6 +13,7 @@ pub mod text;
 #[cfg(test)]
 mod tests;
 
+pub use compare::{CompareReport, compare};
 pub use explore::{ExploreReport, explore};
 pub use jsonl::{Recorder, RecordingError};
 pub use judge::{JudgeReport, SymbolsUsed};

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod bench;
+mod bisect;
 mod campaign;
 mod frames;
 mod mishaps;

@@ -18,6 +18,7 @@ mod outcomes;
 mod pct;
 mod plan;
 mod search;
+mod shared;
 
 #[cfg(test)]
 mod fake;
@@ -40,6 +41,7 @@ pub use minimise::Minimised;
 pub use outcomes::Seen;
 pub use pct::Floor;
 pub use search::explore;
+pub use shared::Schedules;
 
 /// Rounds that the minimisation may take beyond the budget.
 pub const EXTRA_ROUNDS: u32 = 24;

@@ -127,7 +127,7 @@ impl Ready<'_> {
 }
 
 /// Refuses a schedule with a call point that the kernel does not have.
-fn check_points(scenario: &Scenario, kernel: &BuiltKernel) -> Result<(), Failure> {
+pub(super) fn check_points(scenario: &Scenario, kernel: &BuiltKernel) -> Result<(), Failure> {
     let mut calls = scenario
         .schedule
         .points()
