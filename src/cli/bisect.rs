@@ -47,7 +47,6 @@ struct Told<'a> {
     kernel_id: Option<&'a str>,
     #[serde(flatten)]
     decided: &'a Decided,
-    exit: u8,
     tally: Tally,
     verdicts: Vec<Verdict>,
     reference: Option<Measured>,
@@ -260,7 +259,6 @@ impl Step<'_> {
             kernel: &name,
             kernel_id,
             decided,
-            exit: decided.decision.exit().code(),
             tally: Tally::of(boots, self.wanted),
             verdicts: boots.iter().map(|boot| boot.verdict).collect(),
             reference,
