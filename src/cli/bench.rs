@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The test bench that `run` and `matrix` share: QEMU, kernels, the guest's parts, signals, progress, results.
 
+mod play;
+
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -8,24 +10,26 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 
-use crate::campaign::{Campaign, Cell, Outcome, play};
-use crate::event::{EventKind, EventSink};
+use crate::campaign::Unbuilt;
+use crate::event::EventSink;
 use crate::exit::ExitCode;
-use crate::kernel::{BuiltKernel, Functions, KernelName, Kernels, Manifest, Presence};
+use crate::kernel::{BuiltKernel, KernelError, KernelName, Kernels, Manifest};
 use crate::oracle::{Expectations, Expected, KnownIssues};
 use crate::paths;
 
 use crate::qemu::provide::{provide, provide_busybox};
 use crate::qemu::{Accel, QemuBinary, Wish, choose_accel};
-use crate::report::{Recorder, Terminal, terminal};
-use crate::run::{Listener, RunConfig, Stop};
-use crate::scenario::{self, Scenario, ScenarioError, What};
+use crate::report::Terminal;
+use crate::run::{RunConfig, Stop};
+use crate::scenario::{self, Scenario, ScenarioError};
 
 use super::doctor::DoctorArgs;
 use super::failure::Failure;
 use super::kernel::KernelArgs;
 use super::kernels::KernelOptions;
 use super::points::PointsArgs;
+
+pub(super) use play::Order;
 
 /// Options that every command that runs guests has.
 #[derive(Clone, Debug, clap::Args)]
@@ -160,7 +164,7 @@ pub(super) struct Bench {
 /// A bench with everything in place for guests.
 pub(super) struct Ready<'a> {
     bench: &'a Bench,
-    kernels: Vec<BuiltKernel>,
+    kernels: Vec<Result<BuiltKernel, Unbuilt>>,
     qemu: QemuBinary,
     busybox: PathBuf,
     init: PathBuf,
@@ -215,6 +219,27 @@ impl Bench {
         names: &[KernelName],
         options: &Options,
     ) -> Result<Ready<'_>, Failure> {
+        self.ready_with(names, options, |_| None)
+    }
+
+    /// The same, and a kernel that does not build is told with its combinations and keeps no other from being run.
+    pub(super) fn ready_as_far_as_they_build(
+        &self,
+        names: &[KernelName],
+        options: &Options,
+    ) -> Result<Ready<'_>, Failure> {
+        self.ready_with(names, options, |error| {
+            (error.exit() == ExitCode::CannotTell).then(|| telling_line(error))
+        })
+    }
+
+    /// `unbuilt` says why there is no kernel, for an error that is no reason to end.
+    fn ready_with(
+        &self,
+        names: &[KernelName],
+        options: &Options,
+        unbuilt: impl Fn(&KernelError) -> Option<String>,
+    ) -> Result<Ready<'_>, Failure> {
         // A name that does not exist is told before anything is fetched.
         let kernels = self.kernels();
         let manifest = kernels.manifest()?;
@@ -226,21 +251,29 @@ impl Bench {
         let expected = Expectations::load(&expect.join("expect.toml"))?;
         let qemu = provide(&self.cache, &self.data, &self.events, &self.stop)?;
         let busybox = provide_busybox(&self.cache, &self.data, &self.events, &self.stop)?;
-        let kernels = names
-            .iter()
-            .map(|name| kernels.build(name))
-            .collect::<Result<Vec<BuiltKernel>, _>>()?;
-        let image = kernels
-            .first()
-            .map_or(Path::new(""), |kernel| &kernel.image);
-        let accel = choose_accel(
-            &self.cache,
-            &qemu,
-            image,
-            options.accel,
-            &self.events,
-            &self.stop,
-        )?;
+        let build = |name: &KernelName| match kernels.build(name) {
+            Ok(kernel) => Ok(Ok(kernel)),
+            Err(error) => match unbuilt(&error) {
+                Some(why) => Ok(Err(Unbuilt {
+                    name: name.to_string(),
+                    why,
+                })),
+                None => Err(error),
+            },
+        };
+        let kernels = names.iter().map(build).collect::<Result<Vec<_>, _>>()?;
+        let accel = match kernels.iter().flatten().next() {
+            Some(kernel) => choose_accel(
+                &self.cache,
+                &qemu,
+                &kernel.image,
+                options.accel,
+                &self.events,
+                &self.stop,
+            )?,
+            // Nothing will be run.
+            None => Accel::Tcg,
+        };
         let dir = results_dir(options.out.as_deref())?;
         let init = self.data.join("guest-tests/init/init");
         Ok(Ready {
@@ -302,8 +335,16 @@ impl Ready<'_> {
     }
 
     /// The kernels, in the order of their names on the command line.
-    pub(super) fn kernels(&self) -> &[BuiltKernel] {
+    pub(super) fn kernels(&self) -> &[Result<BuiltKernel, Unbuilt>] {
         &self.kernels
+    }
+
+    /// The only kernel, where one was asked for and [`Bench::ready`] has built it.
+    pub(super) fn kernel(&self) -> Result<&BuiltKernel, Failure> {
+        match self.kernels.first() {
+            Some(Ok(kernel)) => Ok(kernel),
+            _ => Err(Failure::NoKernel),
+        }
     }
 
     /// What one run needs, with its results in `dir`.
@@ -331,74 +372,12 @@ impl Ready<'_> {
 
     /// Refuses a scenario with a call point that the kernel does not have.
     pub(super) fn check(&self, scenario: &Scenario, kernel: &BuiltKernel) -> Result<(), Failure> {
-        check_points(scenario, kernel)
+        play::check_points(scenario, kernel)
     }
 
     /// Where the results are.
     pub(super) fn dir(&self) -> &Path {
         &self.dir
-    }
-
-    /// Runs scenarios on kernels.
-    pub(super) fn play(
-        &self,
-        cells: &[Cell<'_>],
-        boots: u32,
-        jobs: usize,
-    ) -> Result<Vec<Outcome>, Failure> {
-        for cell in cells {
-            check_points(cell.scenario, cell.kernel)?;
-        }
-        let alone = jobs == 1;
-        let listen = |dir: &Path| self.listener(dir, alone);
-        Ok(play(&Campaign {
-            cells,
-            boots,
-            jobs,
-            qemu: &self.qemu,
-            accel: self.accel,
-            busybox: &self.busybox,
-            init: &self.init,
-            known: &self.known,
-            expected: &self.expected,
-            dir: self.dir.clone(),
-            skip_sleep: self.skip_sleep,
-            repair: self.repair,
-            few_probes: self.few_probes,
-            stop: self.bench.stop.clone(),
-            listen: &listen,
-        })?)
-    }
-
-    /// Writes a run's events and passes its progress on.
-    fn listener(&self, dir: &Path, alone: bool) -> Listener {
-        let boot = dir.file_name().unwrap_or_default().to_string_lossy();
-        let boot = boot.trim_start_matches("boot-").parse().unwrap_or(1);
-        let path = dir.join("events.jsonl");
-        let told = |error| log::error!("the recording {} is incomplete: {error}", path.display());
-        let mut file = Recorder::create(&path).map_err(told).ok();
-        let display = self.bench.events.clone();
-        let name = path.display().to_string();
-        let mut step = None;
-        Box::new(move |event| {
-            if alone {
-                if !matches!(event.kind, EventKind::Wire(_) | EventKind::Guest(_)) {
-                    display.emit(event.kind.clone());
-                }
-            } else {
-                summarise(&mut step, &display, &event.kind, boot);
-            }
-            let last = matches!(event.kind, EventKind::Judged { .. });
-            let written = file.as_mut().map_or(Ok(()), |file| {
-                file.write(event)?;
-                if last { file.flush() } else { Ok(()) }
-            });
-            if let Err(error) = written {
-                // Said once: the run goes on, its verdict does not depend on the file.
-                log::error!("the recording {name} is incomplete: {error}");
-                file = None;
-            }
-        })
     }
 }
 
@@ -413,69 +392,16 @@ pub(super) fn only(mut kernels: Vec<KernelName>) -> Result<KernelName, Failure> 
     }
 }
 
-/// Refuses a schedule with a call point that the kernel does not have.
-fn check_points(scenario: &Scenario, kernel: &BuiltKernel) -> Result<(), Failure> {
-    let mut calls = scenario
-        .schedule
-        .points()
-        .filter_map(|point| match &point.what {
-            What::Call { call, .. } => Some((point, call)),
-            What::Wire { .. } => None,
-        });
-    let Some(first) = calls.next() else {
-        return Ok(());
-    };
-    let functions = Functions::load(kernel)?;
-    for (point, call) in std::iter::once(first).chain(calls) {
-        let presence = functions.has(call);
-        if presence != Presence::Ftraceable {
-            return Err(Failure::Point {
-                point: point.to_string(),
-                kernel: kernel.name.to_string(),
-                why: presence.to_string(),
-            });
-        }
-    }
-    Ok(())
-}
-
-/// Several guests at a time: of each only where it is and what came out.
-fn summarise(step: &mut Option<String>, display: &EventSink, kind: &EventKind, boot: u32) {
-    match (kind, step.as_deref()) {
-        (
-            EventKind::RunStarted {
-                scenario, kernel, ..
-            },
-            _,
-        ) => {
-            let again = if boot > 1 {
-                format!(", boot {boot}")
-            } else {
-                String::new()
-            };
-            *step = Some(format!("{scenario} on {kernel}{again}"));
-        }
-        (EventKind::Phase { phase, round, .. }, Some(step)) => {
-            let detail = terminal::where_it_is(*phase, *round);
-            display.progress(step, detail, None);
-        }
-        (
-            EventKind::Judged {
-                verdict,
-                hits,
-                rounds,
-                seconds,
-                ..
-            },
-            Some(step),
-        ) => {
-            display.finished(
-                step,
-                format!("{verdict}  {hits}/{rounds} rounds  {seconds:.1} s"),
-            );
-        }
-        _ => {}
-    }
+/// What a kernel's failure to build comes down to: the first line below the headline that says `error:` or `undefined`,
+/// else the headline.
+pub(super) fn telling_line(error: &KernelError) -> String {
+    let text = error.to_string();
+    let tells = |line: &&str| line.contains("error:") || line.contains("undefined");
+    let line = text.lines().skip(1).find(tells);
+    line.or_else(|| text.lines().next())
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
 }
 
 /// The results directory: a new one under results/ unless one is named.
@@ -530,4 +456,41 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<ExitCode, Failure> {
     );
     bench.quiet_and_print(&said);
     Ok(exit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_a_kernel_does_not_build_is_a_line() {
+        let make = |tail: &str| KernelError::Make {
+            what: "kernel v7+rt".to_owned(),
+            status: "exit status 2".to_owned(),
+            log: "/cache/error: log".into(),
+            tail: tail.to_owned(),
+        };
+        let linker = "  LD      vmlinux\nld: drivers/pci/probe.o: in function `a':\nprobe.c:(.text+0x1): undefined reference to `b'\nmake: *** Error 1";
+        assert_eq!(
+            telling_line(&make(linker)),
+            "probe.c:(.text+0x1): undefined reference to `b'"
+        );
+        let compiler = "drivers/pci/iov.c:5:1: error: expected `;'\nmake: *** Error 1";
+        assert_eq!(
+            telling_line(&make(compiler)),
+            "drivers/pci/iov.c:5:1: error: expected `;'"
+        );
+        assert!(
+            telling_line(&make("make: *** Error 1")).starts_with("kernel v7+rt does not build")
+        );
+        let patch = KernelError::PatchDoesNotApply {
+            patch: "v9.patch".to_owned(),
+            source_version: "6.12".to_owned(),
+            output: "Hunk #1 FAILED at 5.".to_owned(),
+        };
+        assert_eq!(
+            telling_line(&patch),
+            "v9.patch does not apply to linux-source-6.12"
+        );
+    }
 }

@@ -60,10 +60,7 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
     let named = bench.one_kernel(&args.kernel)?;
     let ready = bench.ready(std::slice::from_ref(&named), &args.options)?;
     let dir = ready.dir().to_path_buf();
-    let Some(kernel) = ready.kernels().first().cloned() else {
-        // One was asked for and built.
-        return Ok(ExitCode::CannotTell);
-    };
+    let kernel = ready.kernel()?.clone();
     let step = format!("explore {} on {}", scenario.name, named);
     let mut guests = Guests::new(
         |boot| one_boot(&ready, &scenario, &kernel, boot),

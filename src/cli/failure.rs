@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use crate::campaign::CampaignError;
 use crate::campaign::bisection::BisectionError;
 use crate::exit::ExitCode;
 use crate::host::HostError;
@@ -56,6 +57,21 @@ pub(super) enum Failure {
     /// A run's directory.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// The kernel to compare with is not run.
+    #[error("the reference `{0}` is not among --kernels")]
+    Reference(KernelName),
+    /// There is no kernel where one should have been built.
+    #[error("no kernel was named")]
+    NoKernel,
+    /// A single run in the directory of a campaign.
+    #[error("{0} has a campaign, and a single run would take the place of one of its boots")]
+    IsCampaign(PathBuf),
+    /// A campaign's directory.
+    #[error(transparent)]
+    Campaign(#[from] CampaignError),
+    /// A part of a campaign that cannot be.
+    #[error("{0}")]
+    Shard(String),
     /// A scenario without an unplug has one schedule only.
     #[error("there is nothing to explore in `{0}`: nothing is unplugged in it")]
     NothingToExplore(String),
@@ -153,7 +169,12 @@ impl Failure {
             Failure::Provide(error) => error.exit(),
             Failure::Accel(error) => error.exit(),
             Failure::Judge(error) => error.exit(),
-            Failure::Symbols(_) => ExitCode::Usage,
+            Failure::Campaign(error) => error.exit(),
+            Failure::Symbols(_)
+            | Failure::Shard(_)
+            | Failure::Reference(_)
+            | Failure::NoKernel
+            | Failure::IsCampaign(_) => ExitCode::Usage,
 
             Failure::NothingToExplore(_)
             | Failure::NoReach(_)
@@ -208,9 +229,12 @@ impl Failure {
             Failure::ReferenceDoesNotBuild { .. } => {
                 Some("give the rate with --rate HITS/ROUNDS, e.g. of another commit that has it".to_owned())
             }
+            Failure::Campaign(error) => error.hint(),
             Failure::NothingToExplore(_) => {
                 Some("use a scenario with an unplug, e.g. unbind-vs-vf-unplug".to_owned())
             }
+            Failure::Reference(_) => Some("add it there: its hits have to be counted".to_owned()),
+            Failure::IsCampaign(_) => Some("name another directory with --out".to_owned()),
             Failure::SeveralKernels(_) => {
                 Some("name one of those that `vfrace kernel list` shows, or one commit, or one patch; `vfrace matrix` takes several".to_owned())
             }
@@ -220,11 +244,6 @@ impl Failure {
             ),
             _ => None,
         }
-    }
-
-    /// Whether it says something about the kernel, not about the machine or the request: it does not build.
-    pub(super) fn is_about_the_kernel(&self) -> bool {
-        matches!(self, Failure::Kernel(_)) && self.exit() == ExitCode::CannotTell
     }
 
     /// What it is, on one line.

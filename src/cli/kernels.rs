@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::kernel::{KernelError, KernelName, Kernels, PatchRequest, TreeRequest};
+use crate::kernel::{KernelError, KernelName, Kernels, PatchRequest, ReadyRequest, TreeRequest};
 
 /// What kernels are built from. Flattened into every command that builds some.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -15,6 +15,17 @@ pub struct KernelOptions {
     /// Build from this commit of --linux instead of its work tree; may be given several times
     #[arg(long, value_name = "REV", requires = "linux")]
     commit: Vec<String>,
+    /// Run this bzImage, which is built already, as the kernel `image`
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "modules",
+        conflicts_with_all = ["linux", "patch"]
+    )]
+    image: Option<PathBuf>,
+    /// The modules of --image: /lib/modules/RELEASE, with `build` pointing to its headers or object tree
+    #[arg(long, value_name = "DIR", requires = "image")]
+    modules: Option<PathBuf>,
     /// A kernel more, with a patch: a diff, mail or mailbox, `-` for standard input, a directory (quilt's, a Maildir, or
     /// *.patch in order), or commits A..B of --linux or the working directory; may be given several times
     #[arg(long, value_name = "FILE|-|DIR|A..B", allow_hyphen_values = true)]
@@ -75,6 +86,13 @@ impl KernelOptions {
 
     /// The kernels with these options. Reads the tree: seconds.
     pub fn apply(&self, mut kernels: Kernels) -> Result<Kernels, KernelError> {
+        if let (Some(image), Some(modules)) = (&self.image, &self.modules) {
+            let request = ReadyRequest {
+                image: image.clone(),
+                modules: modules.clone(),
+            };
+            return kernels.with_ready(&request, self.config.as_deref());
+        }
         if let Some(file) = &self.config {
             kernels = kernels.with_config(file)?;
         }
@@ -102,6 +120,10 @@ impl KernelOptions {
         listed: &[KernelName],
         usual: &[&str],
     ) -> Result<Vec<KernelName>, KernelError> {
+        let usual = match &self.image {
+            Some(_) => &["image"],
+            None => usual,
+        };
         let several = usual.len() > 1;
         let mut names: Vec<KernelName> = listed.to_vec();
         if names.is_empty() && self.linux.is_none() && self.patch.is_empty() {

@@ -4,15 +4,18 @@
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use crate::campaign::{Cell, exit, mutants};
+use crate::campaign::{Amount, Cell, ErrorBound, MOST_BOOTS, Shard, ShardWish, mutants};
 use crate::exit::ExitCode;
 use crate::kernel::KernelName;
-use crate::report::{self, MatrixRow, Style};
+use crate::report::{self, Style};
 use crate::scenario::{self, ScenarioError};
 
-use super::bench::{Bench, Options};
+use super::bench::{Bench, Options, Order};
 use super::failure::Failure;
 use super::kernels::KernelOptions;
+
+/// More boots of one combination than anybody can wait for.
+const MOST: i64 = 1_000_000;
 
 /// Arguments of `vfrace matrix`.
 #[derive(Debug, clap::Args)]
@@ -27,8 +30,21 @@ pub(super) struct Args {
     #[arg(long, value_name = "S,...", value_delimiter = ',')]
     scenarios: Vec<String>,
     /// Boots of each combination
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=MOST))]
     boots: u32,
+    /// As many boots as it takes until a false PASS is no more likely than this: 1%, 0.001, 1e-9 (docs/statistics.md)
+    #[arg(long, value_name = "E", conflicts_with = "boots")]
+    error: Option<ErrorBound>,
+    /// With --error: boots of a combination at most
+    #[arg(long, value_name = "N", requires = "error", default_value_t = MOST_BOOTS, value_parser = clap::value_parser!(u32).range(1..=MOST))]
+    max_boots: u32,
+    /// The kernel whose hits the others are compared with [default: base if it has any, else the one with the most]
+    #[arg(long, value_name = "K")]
+    reference: Option<KernelName>,
+    /// Only part I of N of the boots, for `vfrace merge`; `auto` or `auto/N` for the task of a Slurm array or of an
+    /// Indexed Job that this is (docs/clusters.md)
+    #[arg(long, value_name = "I/N")]
+    shard: Option<ShardWish>,
     /// Guests at the same time [default: two a core, as memory allows]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
@@ -39,6 +55,30 @@ pub(super) struct Args {
 }
 
 impl Args {
+    fn amount(&self) -> Amount {
+        match self.error {
+            None => Amount::Boots(self.boots),
+            Some(ErrorBound(error)) => Amount::Error {
+                error,
+                most_boots: self.max_boots,
+            },
+        }
+    }
+
+    fn shard(&self) -> Result<Option<Shard>, Failure> {
+        let Some(wish) = self.shard else {
+            return Ok(None);
+        };
+        if self.error.is_some() {
+            return Err(Failure::Shard(
+                "--error needs all results, and a part has only its own: use --boots, then `vfrace merge --error`"
+                    .to_owned(),
+            ));
+        }
+        let variable = |name: &str| std::env::var(name).ok();
+        wish.part(&variable).map(Some).map_err(Failure::Shard)
+    }
+
     /// A guest sleeps for over a third of its time, a second in each sriov_disable() alone: two a core keep a machine
     /// busy (measured on two cores). Each takes about 1 GiB with QEMU; half of the memory is left alone.
     fn jobs(&self) -> usize {
@@ -90,6 +130,17 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
     let bench = bench.build_from(&args.from)?;
     let manifest = bench.manifest()?;
     let kernels = args.from.names(bench.kernels(), &args.kernels, &USUAL)?;
+    let shard = args.shard()?;
+    let reference = match &args.reference {
+        None => None,
+        Some(name) => {
+            let name = bench.one_kernel(name)?;
+            if !kernels.contains(&name) {
+                return Err(Failure::Reference(name));
+            }
+            Some(name.to_string())
+        }
+    };
     let named = groups(&args.scenarios, &bench.data)?;
     let pairs = mutants::pairs(&manifest, &kernels, &named).map_err(Failure::NoReach)?;
     let mut names: Vec<String> = Vec::new();
@@ -99,47 +150,36 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
         }
     }
     let scenarios = args.options.load_all(&names, &bench.data)?;
-    let ready = bench.ready(&kernels, &args.options)?;
+    let ready = bench.ready_as_far_as_they_build(&kernels, &args.options)?;
     let cell = |(name, at): &(String, usize)| {
         let named = names.iter().position(|n| n == name)?;
         Some(Cell {
             scenario: scenarios.get(named)?,
-            kernel: ready.kernels().get(*at)?,
+            kernel: ready.kernels().get(*at)?.as_ref(),
         })
     };
     let cells: Vec<Cell<'_>> = pairs.iter().filter_map(cell).collect();
-    let outcomes = ready.play(&cells, args.boots, args.jobs())?;
+    let order = Order {
+        amount: args.amount(),
+        reference,
+        shard,
+        jobs: args.jobs(),
+    };
+    let table = ready.play(&cells, &order)?;
     let dir = ready.dir().to_path_buf();
     let interrupted = bench.stop.load(Ordering::Acquire);
     bench.quiet();
-    let rows: Vec<MatrixRow> = outcomes
-        .iter()
-        .map(|outcome| MatrixRow {
-            scenario: outcome.scenario.clone(),
-            kernel: outcome.kernel.clone(),
-            verdict: outcome.verdict,
-            expected: outcome.expected.clone(),
-            as_expected: outcome.expected.is_none() || outcome.is_as_expected(),
-            seen: outcome.seen().map(report::in_a_line),
-            hits: outcome.hits,
-            rounds: outcome.rounds,
-            seconds: outcome.seconds,
-        })
-        .collect();
-    let file = dir.join("matrix.json");
-    let json = serde_json::to_vec_pretty(&outcomes).map_err(std::io::Error::from);
-    json.and_then(|json| std::fs::write(&file, json))
-        .map_err(|source| Failure::Results { path: file, source })?;
-    print!("{}", report::matrix(&rows, Style::stdout().color));
+    // What a person waits for comes before a file that may not be written.
+    print!("{}", report::matrix(&table, Style::stdout().color));
     if interrupted {
         println!(
-            "stopped before the end: {} of {} combinations were run",
-            rows.len(),
-            pairs.len()
+            "stopped before the end: the same command with --out {} goes on",
+            dir.display()
         );
     }
     println!("evidence: {}", dir.display());
-    Ok(exit(&outcomes, interrupted))
+    table.write(&dir)?;
+    Ok(table.exit(interrupted))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod judge;
 mod kernel;
 mod kernels;
 mod matrix;
+mod merge;
 mod points;
 mod run;
 mod trial;
@@ -46,6 +47,8 @@ enum Command {
     Run(run::Args),
     /// Run scenarios on kernels and compare with what is expected
     Matrix(matrix::Args),
+    /// Put the parts of a matrix together, or show the table of one that was run
+    Merge(merge::Args),
     /// Search for a schedule that shows what a scenario looks for
     ///
     /// Needs no trigger point: two traces tell which there are. Then each side is stopped at one point after the other,
@@ -115,6 +118,7 @@ pub fn main(args: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
     match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Matrix(args) => matrix::run(&args),
+        Command::Merge(args) => merge::run(&args),
         Command::Explore(args) => explore::run(&args),
         Command::Bisect(args) => bisect::run(&args),
         Command::BisectSeries(args) => bisect_series::run(&args),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `vfrace run`: one scenario, one kernel, the evidence.
 
-use crate::campaign::{Cell, verdict_exit};
+use crate::campaign::verdict_exit;
 use crate::exit::ExitCode;
 use crate::kernel::KernelName;
 use crate::paths;
@@ -50,21 +50,16 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
     let listed = args.kernel.as_slice();
     let kernel = only(args.from.names(bench.kernels(), listed, &["base"])?)?;
     let ready = bench.ready(std::slice::from_ref(&kernel), &args.options)?;
-    let cell = |kernel| Cell {
-        scenario: &scenario,
-        kernel,
-    };
-    let cells: Vec<Cell<'_>> = ready.kernels().iter().map(cell).collect();
-    let outcomes = ready.play(&cells, 1, 1)?;
+    let result = ready.run(&scenario, ready.kernel()?)?;
     let (dir, expected) = (
         ready.dir().to_path_buf(),
         ready.expected(&scenario, &kernel),
     );
     bench.quiet();
-    let Some(result) = outcomes.iter().flat_map(|outcome| &outcome.runs).next() else {
+    if result.interrupted {
         eprintln!("stopped; what there is of the run is in {}", dir.display());
         return Ok(ExitCode::Interrupted);
-    };
+    }
     let told = RunReport {
         scenario: &scenario.name,
         kernel: &kernel.to_string(),

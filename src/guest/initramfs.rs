@@ -43,6 +43,8 @@ pub struct Parts<'a> {
     pub busybox: &'a Path,
     /// The init script.
     pub init: &'a Path,
+    /// Modules that are loaded before it, in order.
+    pub boot_modules: &'a [PathBuf],
     /// The kernel module.
     pub module: &'a Path,
     /// The PF driver that can be unloaded; loaded by the scenarios that need it.
@@ -58,10 +60,14 @@ pub fn write(path: &Path, parts: Parts<'_>) -> Result<(), InitramfsError> {
         })
     };
     let (busybox, init) = (read(parts.busybox)?, read(parts.init)?);
-    let modules = [
-        ("vfrace.ko", read(parts.module)?),
-        ("vfrace_pf.ko", read(parts.pf_module)?),
+    let mut modules = vec![
+        ("vfrace.ko".to_owned(), read(parts.module)?),
+        ("vfrace_pf.ko".to_owned(), read(parts.pf_module)?),
     ];
+    for path in parts.boot_modules {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        modules.push((format!("modules/{name}"), read(path)?));
+    }
     let failed = |source| InitramfsError::Write {
         path: path.to_path_buf(),
         source,
@@ -74,7 +80,7 @@ fn archive<W: Write + Seek>(
     mut out: W,
     busybox: &[u8],
     init: &[u8],
-    modules: &[(&str, Vec<u8>)],
+    modules: &[(String, Vec<u8>)],
 ) -> std::io::Result<()> {
     let mut inode = 0;
     let mut entry = |name: &str, kind: ModeFileType, mode: u32| {
@@ -85,7 +91,7 @@ fn archive<W: Write + Seek>(
             .set_mode_file_type(kind)
             .mode(mode)
     };
-    for name in ["bin", "dev"] {
+    for name in ["bin", "dev", "modules"] {
         out = entry(name, ModeFileType::Directory, 0o40_755)
             .write(out, 0)
             .finish()?;
@@ -98,7 +104,7 @@ fn archive<W: Write + Seek>(
     let programs = [("bin/busybox", busybox), ("init", init)].map(|(n, b)| (n, b, 0o100_755));
     let modules = modules
         .iter()
-        .map(|(name, bytes)| (*name, bytes.as_slice(), 0o100_644));
+        .map(|(name, bytes)| (name.as_str(), bytes.as_slice(), 0o100_644));
     for (name, bytes, mode) in programs.into_iter().chain(modules) {
         let length = u32::try_from(bytes.len()).map_err(|_| {
             std::io::Error::new(
@@ -128,8 +134,8 @@ mod tests {
     fn the_archive_holds_what_the_guest_needs() {
         let mut bytes = std::io::Cursor::new(Vec::new());
         let modules = [
-            ("vfrace.ko", b"\x7fELF".to_vec()),
-            ("vfrace_pf.ko", b"\x7f".to_vec()),
+            ("vfrace.ko".to_owned(), b"\x7fELF".to_vec()),
+            ("vfrace_pf.ko".to_owned(), b"\x7f".to_vec()),
         ];
         let init = b"#!/bin/busybox sh\n";
         archive(&mut bytes, b"busybox", init, &modules).unwrap();

@@ -34,19 +34,39 @@ pub fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, HostError> {
     }
 }
 
+/// Begins the names of files that are being written; a killed process leaves them behind.
+pub const TEMPORARY: &str = ".vfrace-";
+
 /// Puts `bytes` into `path` so that a reader sees the old or the new content, never a part.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), HostError> {
+    write(path, bytes, false)
+}
+
+/// As [`write_whole`], and both file and name are on the disk when it returns (fsync(2)).
+pub fn write_durable(path: &Path, bytes: &[u8]) -> Result<(), HostError> {
+    write(path, bytes, true)
+}
+
+fn write(path: &Path, bytes: &[u8], durable: bool) -> Result<(), HostError> {
     let dir = path.parent().unwrap_or(Path::new("."));
     make_dir(dir)?;
     let mut file = tempfile::Builder::new()
-        .prefix(".vfrace-")
+        .prefix(TEMPORARY)
         .tempfile_in(dir)
         .map_err(failed("write into", dir))?;
     file.write_all(bytes).map_err(failed("write", path))?;
+    if durable {
+        file.as_file().sync_all().map_err(failed("write", path))?;
+    }
     let temp = file.into_temp_path();
     set_mode(&temp, 0o644)?;
     temp.persist(path)
-        .map_err(|e| failed("write", path)(e.error))
+        .map_err(|e| failed("write", path)(e.error))?;
+    if durable {
+        let synced = File::open(dir).and_then(|dir| dir.sync_all());
+        synced.map_err(failed("write", dir))?;
+    }
+    Ok(())
 }
 
 /// Writes only if the content differs, so that make sees no change where there is none. Returns whether it wrote.
@@ -101,6 +121,29 @@ pub fn hex(bytes: &[u8]) -> String {
 pub struct Lock(#[allow(dead_code)] File);
 
 impl Lock {
+    /// Takes the lock if nobody has it. The file then has the number of this process, for whoever does not get it.
+    pub fn try_take(path: &Path) -> Result<Option<Self>, HostError> {
+        use rustix::fs::FlockOperation;
+        let mut file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path)
+            .map_err(failed("open", path))?;
+        loop {
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(e) => return Err(failed("lock", path)(e.into())),
+            }
+        }
+        file.set_len(0)
+            .and_then(|()| file.write_all(std::process::id().to_string().as_bytes()))
+            .map_err(failed("write", path))?;
+        Ok(Some(Self(file)))
+    }
+
     /// Takes the lock; `waiting` is called once if somebody else has it. Gives up when `stop` becomes true.
     pub fn take(path: &Path, stop: &AtomicBool, waiting: impl FnOnce()) -> Result<Self, HostError> {
         use rustix::fs::FlockOperation;

@@ -6,6 +6,7 @@
 pub mod apt;
 pub mod command;
 pub mod files;
+pub mod machine;
 pub mod tools;
 pub mod versions;
 

@@ -13,6 +13,7 @@ use super::ground::Ground;
 use super::layer::Layer;
 use super::module::ModuleSource;
 use super::name::{ALL, ALL_MUTANTS, BASE, TREE};
+use super::ready::{IMAGE, Ready, ReadyRequest};
 use super::series::{PatchRequest, Series};
 use super::snapshot::{Revision, Snapshot, TreeRequest};
 use super::source;
@@ -28,7 +29,7 @@ const RECIPE: u32 = 3;
 /// What has the symbols and lines of a kernel.
 pub(super) const SYMBOLS: &str = "vmlinux.debug";
 /// Digits of the identity that name the directory.
-const ID_DIGITS: usize = 20;
+pub(super) const ID_DIGITS: usize = 20;
 
 /// A kernel in the cache, ready to boot, with the guest module for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -45,6 +46,8 @@ pub struct BuiltKernel {
     pub image: PathBuf,
     /// vfrace.ko for it.
     pub module: PathBuf,
+    /// Modules that the guest loads before it, in order; of a kernel that came with them.
+    pub boot_modules: Vec<PathBuf>,
     /// System.map.
     pub system_map: PathBuf,
     /// Table of the functions that ftrace can redirect, for [`super::Functions::load`].
@@ -142,6 +145,7 @@ pub struct Kernels {
     pub(super) events: EventSink,
     pub(super) stop: Arc<AtomicBool>,
     tree: Option<Snapshot>,
+    ready: Option<Ready>,
     patched: Vec<Patched>,
     pub(super) own_config: Option<PathBuf>,
 }
@@ -155,6 +159,7 @@ impl Kernels {
             events,
             stop: Arc::default(),
             tree: None,
+            ready: None,
             patched: Vec::new(),
             own_config: None,
         }
@@ -176,6 +181,16 @@ impl Kernels {
             &self.events,
             &self.stop,
         )?);
+        Ok(self)
+    }
+
+    /// Adds the kernel `image`, which is built already. `config` is its configuration, if its modules come without.
+    pub fn with_ready(
+        mut self,
+        request: &ReadyRequest,
+        config: Option<&Path>,
+    ) -> Result<Self, KernelError> {
+        self.ready = Some(Ready::look(&self.data, request, config)?);
         Ok(self)
     }
 
@@ -262,13 +277,20 @@ impl Kernels {
         Ok(names)
     }
 
-    /// The variants that there are, and the kernels of the user's patches.
+    /// The variants that there are, the kernels of the user's patches, and the one that is built already.
     fn variants(&self) -> Result<Manifest, KernelError> {
         let mut manifest = Manifest::load(&self.data)?;
         for patched in &self.patched {
             for (name, count) in patched.kernels() {
                 manifest.add(patched.variant(name, count));
             }
+        }
+        if let Some(ready) = &self.ready {
+            manifest.add(Variant {
+                name: IMAGE.to_owned(),
+                mechanism: format!("{}, built already", ready.place().display()),
+                ..Variant::default()
+            });
         }
         Ok(manifest)
     }
@@ -334,6 +356,9 @@ impl Kernels {
     /// The kernel of that name with its module: from the cache, else built, for which the source is fetched if need
     /// be. Blocks for minutes then; processes that want the same tree wait for each other.
     pub fn build(&self, name: &KernelName) -> Result<BuiltKernel, KernelError> {
+        if let Some(ready) = self.ready.as_ref().filter(|_| name.variant() == IMAGE) {
+            return ready.provide(self, name, &ModuleSource::load(&self.data)?);
+        }
         let on = self.revision(name)?;
         let manifest = self.manifest()?;
         let variant = manifest.find(name.variant())?;
@@ -370,6 +395,7 @@ impl Kernels {
             release: listed.release,
             image: dir.join("bzImage"),
             module: module.built(&dir),
+            boot_modules: Vec::new(),
             system_map: dir.join("System.map"),
             functions: functions::path(&dir),
             symbols: dir.join(SYMBOLS),

@@ -46,14 +46,14 @@ impl Config {
     pub fn load(data: &Path, source: &str, more: &[String]) -> Result<Self, HostError> {
         let mut wanted = BTreeMap::new();
         for fragment in FRAGMENTS {
-            wanted.extend(parse(&read(data, fragment)?));
+            wanted.extend(options(&read(data, fragment)?));
         }
         let own = path(data, source);
         if let Some(bytes) = files::read_if_there(&own)? {
-            wanted.extend(parse(&String::from_utf8_lossy(&bytes)));
+            wanted.extend(options(&String::from_utf8_lossy(&bytes)));
         }
         for fragment in more {
-            wanted.extend(parse(&read(data, fragment)?));
+            wanted.extend(options(&read(data, fragment)?));
         }
         Ok(Self {
             wanted,
@@ -65,7 +65,7 @@ impl Config {
     /// source has it.
     pub fn lenient(self, data: &Path) -> Result<Self, HostError> {
         Ok(Self {
-            needed: Some(parse(&read(data, NEEDED)?)),
+            needed: Some(options(&read(data, NEEDED)?)),
             ..self
         })
     }
@@ -84,7 +84,7 @@ impl Config {
             return Err(wrong("it is too long to be one"));
         }
         let mut text = String::from_utf8(bytes).map_err(|_| wrong("it is not text"))?;
-        if parse(&text).is_empty() {
+        if options(&text).is_empty() {
             return Err(wrong("it has no line like `CONFIG_X=y`"));
         }
         for fragment in more {
@@ -127,7 +127,7 @@ impl Config {
     /// have. For a note.
     pub fn lost(&self, dot_config: &str) -> Vec<String> {
         if self.own.is_some() {
-            let got = parse(dot_config);
+            let got = options(dot_config);
             let off = |key: &str| got.get(key).is_none_or(|v| v != "y");
             let off = NAMED.iter().filter(|(key, _)| off(key));
             return off.map(|(_, name)| (*name).to_owned()).collect();
@@ -140,7 +140,7 @@ impl Config {
 
     /// A line for people of what is on in a `.config`: "KASAN, lockdep, ...".
     pub fn summary(dot_config: &str) -> String {
-        let got = parse(dot_config);
+        let got = options(dot_config);
         let on = |key: &str| got.get(key).is_some_and(|v| v == "y");
         let names: Vec<&str> = NAMED
             .iter()
@@ -163,7 +163,7 @@ fn read(data: &Path, fragment: &str) -> Result<String, HostError> {
 }
 
 fn differing(wanted: &BTreeMap<String, String>, dot_config: &str) -> Vec<String> {
-    let got = parse(dot_config);
+    let got = options(dot_config);
     let off = "n".to_owned();
     wanted
         .iter()
@@ -173,7 +173,7 @@ fn differing(wanted: &BTreeMap<String, String>, dot_config: &str) -> Vec<String>
 }
 
 /// `CONFIG_X=value` and `# CONFIG_X is not set` lines; everything else is comment.
-fn parse(text: &str) -> BTreeMap<String, String> {
+pub(super) fn options(text: &str) -> BTreeMap<String, String> {
     let mut options = BTreeMap::new();
     for line in text.lines().map(str::trim) {
         let off = line
@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn lost_options_are_named() {
         let config = Config {
-            wanted: parse(
+            wanted: options(
                 "# why\nCONFIG_A=y\nCONFIG_B=20\nCONFIG_C=n\nCONFIG_D=\"s\"\n# CONFIG_E is not set\n",
             ),
             ..Config::default()
@@ -224,7 +224,7 @@ mod tests {
     fn comments_do_not_change_the_identity_and_options_do() {
         let id = |text| {
             Config {
-                wanted: parse(text),
+                wanted: options(text),
                 ..Config::default()
             }
             .id()

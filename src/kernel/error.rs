@@ -62,6 +62,14 @@ pub enum KernelError {
         /// In a sentence.
         why: String,
     },
+    /// A kernel that is built already lacks something.
+    #[error("{path}: {why}", path = path.display())]
+    Ready {
+        /// What it is about.
+        path: PathBuf,
+        /// In a sentence.
+        why: String,
+    },
     /// A directory is not a kernel tree that can be built.
     #[error("{dir} is no kernel tree to build: {why}", dir = dir.display())]
     Tree {
@@ -148,6 +156,7 @@ impl KernelError {
             | KernelError::UnknownVariant { .. }
             | KernelError::Range { .. }
             | KernelError::OwnConfig { .. }
+            | KernelError::Ready { .. }
             | KernelError::Tree { .. }
             | KernelError::NoCommit { .. }
             | KernelError::NoTree { .. }
@@ -186,6 +195,9 @@ impl KernelError {
             }
             KernelError::Config { own: Some(own), .. } => {
                 Some(format!("add these lines to {}; one that is there already has a dependency that is off", own.display()))
+            }
+            KernelError::Ready { .. } => {
+                Some("--modules wants /lib/modules/RELEASE of that image, with `build` pointing to its headers or object tree".to_owned())
             }
             KernelError::OwnConfig { .. } => {
                 Some("give a .config, as `make menuconfig` writes it".to_owned())

@@ -256,6 +256,31 @@ pub(super) fn write(source: &Path, objects: &Path, dir: &Path) -> Result<(), Ker
     Ok(())
 }
 
+/// Writes the tables of a kernel whose vmlinux is not there, from its System.map: what ftrace can redirect of it is not
+/// known, a guest finds out.
+pub(super) fn write_from_map(map: &Path, dir: &Path) -> Result<(), KernelError> {
+    let text = std::fs::read(map).map_err(files::failed("read", map))?;
+    let mut count: BTreeMap<&str, u32> = BTreeMap::new();
+    let text = String::from_utf8_lossy(&text);
+    for line in text.lines() {
+        let mut words = line.split_whitespace().skip(1);
+        if let (Some("t" | "T"), Some(name)) = (words.next(), words.next()) {
+            let count = count.entry(name).or_default();
+            *count = count.saturating_add(1);
+        }
+    }
+    let mut table = String::new();
+    for (name, count) in count.iter().filter(|(name, _)| is_name(name)) {
+        // Writing to a string does not fail.
+        let _ = match count {
+            1 => writeln!(table, "{name}"),
+            more => writeln!(table, "{name} *{more}"),
+        };
+    }
+    files::write_whole(&path(dir), table.as_bytes())?;
+    Ok(files::write_whole(&dir.join(OTHERS), b"")?)
+}
+
 /// The text of the two tables.
 fn tables(
     image: &Image,

@@ -134,9 +134,7 @@ impl Work<'_> {
             seconds,
             steps,
             full: fresh,
-            built: SystemTime::now()
-                .duration_since(SystemTime::UNIX_EPOCH)
-                .map_or(0, |d| d.as_secs()),
+            built: now(),
         };
         let json = serde_json::to_vec_pretty(&listed)
             .map_err(|e| files::failed("write", dir)(e.into()))?;
@@ -226,8 +224,15 @@ impl Work<'_> {
     }
 }
 
+/// Seconds since 1970.
+pub(super) fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs())
+}
+
 /// Takes symbols and lines out of a vmlinux (objcopy(1), --only-keep-debug).
-fn symbols(vmlinux: &Path, to: &Path) -> Result<(), HostError> {
+pub(super) fn symbols(vmlinux: &Path, to: &Path) -> Result<(), HostError> {
     let mut objcopy = Command::new("objcopy");
     objcopy.args(["--only-keep-debug", "--compress-debug-sections=zlib"]);
     command::output(objcopy.arg(vmlinux).arg(to), "objcopy").map(|_| ())

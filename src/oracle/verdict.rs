@@ -5,7 +5,7 @@ mod check;
 mod counts;
 mod words;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::console::Console;
 use super::invariants::{Round, gaps, records, rounds};
@@ -16,7 +16,7 @@ use crate::event::{Class, Event, EventKind, Finding, Observation, Phase, Standin
 use crate::scenario::Scenario;
 
 /// What is to be said about a run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Judgement {
     /// The verdict.
     pub verdict: Verdict,
@@ -28,6 +28,16 @@ pub struct Judgement {
     pub hits: u32,
     /// Rounds that were begun.
     pub rounds: u32,
+}
+
+impl Judgement {
+    /// The line of evidence that tells most: how both sides met, else the first that is not the schedule.
+    pub fn telling_evidence(&self) -> Option<&str> {
+        let lines = || self.evidence.iter().map(String::as_str);
+        lines()
+            .find(|line| words::tells_overlap(line))
+            .or_else(|| lines().find(|line| !line.starts_with("schedule:")))
+    }
 }
 
 /// Judges a recording. Pure: it reads the three sources and the list of known issues, see the room's documentation for

@@ -109,6 +109,18 @@ impl Process {
         }
     }
 
+    /// How long the thread of QEMU that has waited longest has waited for a CPU of the host, while it could have run. Zero
+    /// where the kernel does not count it (Documentation/scheduler/sched-stats.rst, /proc/PID/schedstat, second number).
+    pub fn starved(&self) -> Duration {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid()));
+        let waited = |thread: std::io::Result<std::fs::DirEntry>| -> Option<u64> {
+            let text = std::fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+            text.split_whitespace().nth(1)?.parse().ok()
+        };
+        let longest = threads.into_iter().flatten().filter_map(waited).max();
+        Duration::from_nanos(longest.unwrap_or_default())
+    }
+
     /// Kills it and waits for it to be gone.
     pub fn kill(&mut self) {
         // It may have ended by itself: then there is nothing to kill, and waiting returns at once.
@@ -189,6 +201,19 @@ mod tests {
         let status = process.wait(Duration::from_secs(10)).unwrap().unwrap();
         assert_eq!(describe(status), "exit status 3");
         assert_eq!(process.last_words(), "one; two");
+    }
+
+    #[test]
+    fn two_on_one_cpu_wait_for_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let busy = ["taskset", "-c", "0", "sh", "-c", "while :; do :; done"].map(Into::into);
+        let start = |log: &str| Process::start(&busy, &[], &[], &dir.path().join(log)).unwrap();
+        let (one, other) = (start("one"), start("other"));
+        let end = Instant::now() + Duration::from_secs(20);
+        while one.starved() + other.starved() < Duration::from_millis(100) {
+            assert!(Instant::now() < end, "{:?}", one.starved());
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     #[test]

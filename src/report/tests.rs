@@ -7,6 +7,7 @@ use indicatif::ProgressDrawTarget;
 
 use super::*;
 use crate::event::*;
+use crate::oracle::Expected;
 use crate::oracle::builder::{Kernel, Tape, fixture, race, scenario};
 
 /// A place to write to that can be read.
@@ -28,78 +29,6 @@ impl Paper {
     fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
     }
-}
-
-fn row(scenario: &str, kernel: &str, verdict: Verdict, expected: Option<Verdict>) -> MatrixRow {
-    let hits = if verdict == Verdict::Pass { 0 } else { 3 };
-    MatrixRow {
-        scenario: scenario.into(),
-        kernel: kernel.into(),
-        verdict,
-        as_expected: expected.is_none_or(|e| e == verdict),
-        expected: expected.map(Expected::verdict),
-        seen: None,
-        hits,
-        rounds: 3,
-        seconds: 21.44,
-    }
-}
-
-#[test]
-fn the_matrix_is_a_table() {
-    use Verdict::*;
-    let race = "unbind-vs-vf-unplug";
-    let rows = [
-        row(race, "base", DoubleRemoval, Some(DoubleRemoval)),
-        row(race, "v7@7.2", Pass, Some(Pass)),
-        row("unbind-alone", "base", Inconclusive, Some(Pass)),
-        row(race, "mine", Deadlock, None),
-    ];
-    insta::assert_snapshot!(matrix(&rows, false));
-    assert!(matrix(&rows, true).contains("\u{1b}[31mDOUBLE-REMOVAL\u{1b}[0m  "));
-    let plain = matrix(&rows, true).replace("\u{1b}[0m", "");
-    let plain = ["31;1", "31", "32", "33"]
-        .iter()
-        .fold(plain, |t, c| t.replace(&format!("\u{1b}[{c}m"), ""));
-    assert_eq!(
-        plain,
-        matrix(&rows, false),
-        "colours change nothing but colours"
-    );
-    insta::assert_snapshot!("the_matrix_without_expectations", matrix(&rows[3..], false));
-}
-
-#[test]
-fn the_matrix_says_why_where_a_reason_is_expected() {
-    let expected = Expected {
-        class: Some(Class::Refcount),
-        title: Some("PF reference count".into()),
-        ..Expected::verdict(Verdict::Finding)
-    };
-    let mut row = MatrixRow {
-        expected: Some(expected),
-        seen: Some("REFCOUNT: PF reference count 4 -> 3, expected 4".into()),
-        ..row(
-            "unbind-alone",
-            "m-a",
-            Verdict::Finding,
-            Some(Verdict::Finding),
-        )
-    };
-    let text = matrix(std::slice::from_ref(&row), false);
-    assert!(
-        text.contains("  yes, REFCOUNT: PF reference count 4 -> 3, expected 4\n"),
-        "{text}"
-    );
-    row.as_expected = false;
-    row.seen = Some(format!("LEAK: {}", "é".repeat(90)));
-    let text = matrix(&[row], false);
-    let told = format!(
-        "  NO, FINDING (REFCOUNT: PF reference count) was; seen: LEAK: {}...\n",
-        "é".repeat(64)
-    );
-    assert!(text.contains(&told), "{text}");
-    assert!(text.contains("0 of 1 as expected"));
 }
 
 /// The recording and judgement of a run of the unfixed kernel that dies at the end.

@@ -1,18 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a person reads in the end: the table of a matrix, the verdict on a run.
+//! What a person reads in the end: the verdict on a run.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::MatrixRow;
 use crate::event::{Finding, Place, Standing, Verdict};
 use crate::oracle::{Expected, Judgement};
 
-/// Characters of a finding's title in a table.
-const TITLE: usize = 70;
-
 /// A word in the colour of its meaning; the text itself never depends on colour.
-fn paint(text: &str, code: &str, color: bool) -> String {
+pub(super) fn paint(text: &str, code: &str, color: bool) -> String {
     if color {
         format!("\u{1b}[{code}m{text}\u{1b}[0m")
     } else {
@@ -29,82 +25,6 @@ pub(super) fn verdict(verdict: Verdict, width: usize, color: bool) -> String {
         Verdict::Infra | Verdict::BuildFail | Verdict::BootFail => "35",
     };
     paint(&format!("{verdict:<width$}"), code, color)
-}
-
-/// The table of a matrix, with a line at its end that says how many came as expected.
-pub fn matrix(rows: &[MatrixRow], color: bool) -> String {
-    let head = ["scenario", "kernel", "verdict", "hits/rounds", "seconds"];
-    let width = |n: &str, f: &dyn Fn(&MatrixRow) -> String| {
-        rows.iter()
-            .map(|r| f(r).chars().count())
-            .chain([n.len()])
-            .max()
-            .unwrap_or_default()
-    };
-    let hits = |r: &MatrixRow| format!("{}/{}", r.hits, r.rounds);
-    let seconds = |r: &MatrixRow| format!("{:.1}", r.seconds);
-    let [scenario, kernel, word, rounds, time] = head;
-    let widths = (
-        width(scenario, &|r| r.scenario.clone()),
-        width(kernel, &|r| r.kernel.clone()),
-        width(word, &|r| r.verdict.to_string()),
-        width(rounds, &hits),
-        width(time, &seconds),
-    );
-    let (a, b, c, d, e) = widths;
-    let mut text =
-        format!("{scenario:<a$}  {kernel:<b$}  {word:<c$}  {rounds:>d$}  {time:>e$}  expected\n");
-    let line = "-".repeat(a + b + c + d + e + 18);
-    let _ = writeln!(text, "{line}");
-    for row in rows {
-        let expected = compared(row, color);
-        let _ = writeln!(
-            text,
-            "{:<a$}  {:<b$}  {}  {:>d$}  {:>e$}  {expected}",
-            row.scenario,
-            row.kernel,
-            verdict(row.verdict, c, color),
-            hits(row),
-            seconds(row),
-        );
-    }
-    let judged = rows.iter().filter(|r| r.expected.is_some()).count();
-    let good = rows
-        .iter()
-        .filter(|r| r.expected.is_some() && r.as_expected)
-        .count();
-    let _ = writeln!(text, "{line}");
-    let _ = match judged {
-        0 => writeln!(text, "no expectation is stated for any of them"),
-        _ => writeln!(text, "{good} of {judged} as expected"),
-    };
-    text
-}
-
-/// What a row's verdict is, compared with what was expected. Where a certain finding was, the one that was seen is told.
-fn compared(row: &MatrixRow, color: bool) -> String {
-    let Some(expected) = &row.expected else {
-        return "-".to_owned();
-    };
-    let seen = match &row.seen {
-        Some(seen) if expected.has_reason() => cut(seen),
-        _ => String::new(),
-    };
-    match (row.as_expected, seen.is_empty()) {
-        (true, true) => "yes".to_owned(),
-        (true, false) => format!("yes, {seen}"),
-        (false, true) => paint(&format!("NO, {expected} was"), "31;1", color),
-        (false, false) => {
-            paint(&format!("NO, {expected} was"), "31;1", color) + &format!("; seen: {seen}")
-        }
-    }
-}
-
-fn cut(text: &str) -> String {
-    match text.char_indices().nth(TITLE) {
-        Some((at, _)) => format!("{}...", text.get(..at).unwrap_or(text)),
-        None => text.to_owned(),
-    }
 }
 
 /// What is to be told about a run.

@@ -114,6 +114,7 @@ impl<'a> Machine<'a> {
             busybox: config.busybox,
             init: config.init,
             module: &config.kernel.module,
+            boot_modules: &config.kernel.boot_modules,
             pf_module: &config.kernel.module.with_file_name(crate::kernel::PF_FILE),
         };
         initramfs::write(&initramfs, parts).map_err(|error| Cut::host(chain(&error)))?;
@@ -256,6 +257,11 @@ impl<'a> Machine<'a> {
             }
             Err(error) => Err(Cut::host(chain(&error))),
         }
+    }
+
+    /// How long the guest has waited for a CPU of the host so far.
+    pub(super) fn starved(&self) -> Duration {
+        self.qemu.starved()
     }
 
     /// Waits for QEMU to end by itself. `false`: it did not.

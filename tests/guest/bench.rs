@@ -104,6 +104,7 @@ impl Guest {
             busybox: &bench.busybox,
             init: &init,
             module: &bench.base.module,
+            boot_modules: &[],
             pf_module: &bench.base.module.with_file_name(vfrace::kernel::PF_FILE),
         };
         initramfs::write(&initramfs, parts).unwrap();

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The verdicts that the whole thing is about, as a user gets them.
 
-use std::path::Path;
-use std::process::{Command, Output};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use vfrace::event::{Event, EventKind, Observation, Verdict};
 
@@ -158,4 +160,199 @@ fn a_task_that_does_not_come_back_is_a_deadlock_with_its_lock_named() {
     let events = events(&dir.path().join("pf-remove-with-vfs/b1"));
     assert_eq!(verdict(&events), Verdict::Deadlock);
     assert!(said.contains("pci_rescan_remove_lock"), "{said}");
+}
+
+/// Two boots each of two kernels, a round in a boot.
+const SMALL: [&str; 9] = [
+    "matrix",
+    "--kernels",
+    "base,v7",
+    "--scenarios",
+    "unbind-vs-vf-unplug",
+    "--rounds",
+    "1",
+    "--boots",
+    "2",
+];
+
+fn small(out: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vfrace"));
+    command.args(SMALL).args(["--jobs", "2", "--out"]).arg(out);
+    for variable in ["ID", "MIN", "MAX", "STEP", "COUNT"] {
+        command.env_remove(format!("SLURM_ARRAY_TASK_{variable}"));
+    }
+    command.env_remove("JOB_COMPLETION_INDEX");
+    command
+}
+
+/// The results that are kept in a directory, by their files.
+fn results(dir: &Path) -> BTreeMap<PathBuf, String> {
+    let mut results = BTreeMap::new();
+    for kernel in ["base", "v7"] {
+        for boot in ["boot-1", "boot-2", "boot-3"] {
+            let file = Path::new("unbind-vs-vf-unplug")
+                .join(kernel)
+                .join(boot)
+                .join("result.json");
+            if let Ok(text) = std::fs::read_to_string(dir.join(&file)) {
+                results.insert(file, text);
+            }
+        }
+    }
+    results
+}
+
+#[test]
+#[ignore = "boots a guest: make test"]
+fn a_campaign_is_dealt_out_and_put_together_again() {
+    let top = tempfile::tempdir().unwrap();
+    let dirs = [top.path().join("1"), top.path().join("2")];
+    // At the same time, as a Slurm array of two tasks would.
+    let tasks: Vec<_> = ["7", "9"]
+        .iter()
+        .zip(&dirs)
+        .map(|(id, dir)| {
+            let variables = [
+                ("ID", *id),
+                ("MIN", "7"),
+                ("MAX", "9"),
+                ("STEP", "2"),
+                ("COUNT", "2"),
+            ];
+            let mut command = small(dir);
+            for (name, value) in variables {
+                command.env(format!("SLURM_ARRAY_TASK_{name}"), value);
+            }
+            let out = Stdio::piped();
+            command
+                .args(["--shard", "auto"])
+                .stdout(out)
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    for task in tasks {
+        let output = task.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", told(&output));
+        assert!(told(&output).contains("this is part"), "{}", told(&output));
+    }
+    let [one, two] = [results(&dirs[0]), results(&dirs[1])];
+    assert_eq!((one.len(), two.len()), (2, 2));
+    assert!(one.keys().all(|file| !two.contains_key(file)));
+    // The second part again, as the same part of a Job of Kubernetes: there is nothing left to do.
+    let output = small(&dirs[1])
+        .args(["--shard", "auto/2"])
+        .env("JOB_COMPLETION_INDEX", "1")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
+    assert_eq!(results(&dirs[1]), two);
+    let output = small(&dirs[1]).args(["--shard", "1/2"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(129), "{}", told(&output));
+    assert!(
+        told(&output).contains("shard: 2/2, now 1/2"),
+        "{}",
+        told(&output)
+    );
+    let out = top.path().join("out");
+    let merge = |dirs: &[&PathBuf]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vfrace"));
+        command
+            .arg("merge")
+            .args(dirs)
+            .arg("--out")
+            .arg(&out)
+            .output()
+            .unwrap()
+    };
+    let output = merge(&[&dirs[0], &dirs[1]]);
+    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
+    let said = told(&output);
+    // One of C(4, 2) = 6.
+    assert!(said.contains("2/2 (base 2/2; false-pass <= 0.2)"), "{said}");
+    assert!(said.contains("2 of 2 as expected; 4 boots"), "{said}");
+    assert_eq!(results(&out).len(), 4);
+    let console = out.join("unbind-vs-vf-unplug/base/boot-1/console.log");
+    assert!(
+        std::fs::read_to_string(console)
+            .unwrap()
+            .contains("Linux version")
+    );
+    // The whole is there: without a part there is nothing left to do either.
+    let output = small(&out).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
+}
+
+#[test]
+#[ignore = "boots a guest: make test"]
+fn a_campaign_that_is_killed_goes_on() {
+    let kills: u32 = std::env::var("VFRACE_TEST_KILLS").map_or(2, |n| n.parse().unwrap());
+    let top = tempfile::tempdir().unwrap();
+    let dir = top.path().join("out");
+    let command = || {
+        let mut command = small(&dir);
+        command
+            .args(["--skip-sleep"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command
+    };
+    // Different times in every run of the test, and each is told.
+    let random = || {
+        let mut bytes = [0u8; 2];
+        std::io::Read::read_exact(
+            &mut std::fs::File::open("/dev/urandom").unwrap(),
+            &mut bytes,
+        )
+        .unwrap();
+        u64::from(u16::from_le_bytes(bytes))
+    };
+    let (mut before, mut met): (BTreeMap<PathBuf, String>, u32) = (BTreeMap::new(), 0);
+    for kill in 1..=kills {
+        let mut child = command().spawn().unwrap();
+        // From before the first boot to behind the second one.
+        let time = Duration::from_millis(500 + random() % 40_000);
+        let end = Instant::now() + time;
+        while Instant::now() < end && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        child.kill().unwrap();
+        met += u32::from(child.wait().unwrap().code().is_none());
+        let now = results(&dir);
+        println!("kill {kill} after {time:?}: {} results", now.len());
+        for (file, text) in &before {
+            assert_eq!(now.get(file), Some(text), "{}", file.display());
+        }
+        before = now;
+    }
+    println!("{met} of {kills} met it at work");
+    let output = command()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
+    let all = results(&dir);
+    assert_eq!(all.len(), 4);
+    for (file, text) in &before {
+        assert_eq!(all.get(file), Some(text), "{}", file.display());
+    }
+    assert!(
+        told(&output).contains("2 of 2 as expected; 4 boots, 4 rounds"),
+        "{}",
+        told(&output)
+    );
+    // No guest is left behind that would write into a boot that was run again.
+    for file in all.keys() {
+        let events =
+            std::fs::read_to_string(dir.join(file).with_file_name("events.jsonl")).unwrap();
+        assert_eq!(
+            events.matches("\"event\":\"judged\"").count(),
+            1,
+            "{}",
+            file.display()
+        );
+        assert!(events.ends_with('\n'));
+    }
 }

@@ -39,6 +39,7 @@ fn shown(line: &str) -> String {
         release: "7.3.4".to_owned(),
         image: at("bzImage"),
         module: at("vfrace.ko"),
+        boot_modules: Vec::new(),
         system_map: at("System.map"),
         functions: at("functions"),
         symbols: at("vmlinux.debug"),

@@ -326,6 +326,13 @@ pub(super) fn references(rows: &[VfReferences]) -> String {
     list(&rows.iter().map(row).collect::<Vec<_>>())
 }
 
+/// Whether a line of evidence says how both sides met; see [`met`].
+pub(super) fn tells_overlap(line: &str) -> bool {
+    ["handler entered ", "both sides ran together "]
+        .iter()
+        .any(|words| line.contains(words))
+}
+
 /// How both sides met.
 fn met(shown: &Overlap) -> String {
     let entry = |within: &str, entered: i64| {
