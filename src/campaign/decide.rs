@@ -17,6 +17,8 @@ use crate::oracle::Judgement;
 
 /// So many boots may fail for the machine's sake.
 const MOST_INFRA: usize = 3;
+/// So many boots may fail before the kernel is to blame: on a busy machine an emulated clock can run away.
+const MOST_BOOT_FAIL: usize = 2;
 /// So many boots more than clean ones may pass without teardown and unplug having met.
 const MOST_APART: usize = 3;
 
@@ -316,9 +318,12 @@ fn broken(boots: &[Judgement]) -> Option<Decided> {
         let reason = format!("{} boots failed, {}", infra.len(), why(last));
         return Some(Decided::new(Decision::Infrastructure, reason));
     }
+    let fails = |boot: &&Judgement| boot.verdict == Verdict::BootFail;
+    let boot_fails = boots.iter().filter(fails).count();
     boots.iter().find_map(|boot| {
         let reason = match boot.verdict {
             Verdict::Infra | Verdict::Pass | Verdict::Inconclusive => return None,
+            Verdict::BootFail if boot_fails < MOST_BOOT_FAIL => return None,
             Verdict::DoubleRemoval | Verdict::Deadlock | Verdict::Finding => {
                 let mut new = boot.findings.iter();
                 let finding = new.find(|finding| finding.standing != Standing::Known);

@@ -339,11 +339,6 @@ impl Ready<'_> {
         &self.kernels
     }
 
-    /// Those that were built.
-    pub(super) fn built(&self) -> impl DoubleEndedIterator<Item = &BuiltKernel> {
-        self.kernels.iter().flatten()
-    }
-
     /// The only kernel, where one was asked for and [`Bench::ready`] has built it.
     pub(super) fn kernel(&self) -> Result<&BuiltKernel, Failure> {
         match self.kernels.first() {
@@ -399,7 +394,7 @@ pub(super) fn only(mut kernels: Vec<KernelName>) -> Result<KernelName, Failure> 
 
 /// What a kernel's failure to build comes down to: the first line below the headline that says `error:` or `undefined`,
 /// else the headline.
-fn telling_line(error: &KernelError) -> String {
+pub(super) fn telling_line(error: &KernelError) -> String {
     let text = error.to_string();
     let tells = |line: &&str| line.contains("error:") || line.contains("undefined");
     let line = text.lines().skip(1).find(tells);

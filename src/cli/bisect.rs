@@ -9,11 +9,11 @@ use crate::campaign::bisection::{Bisection, End, Measured, Store, work_tree};
 use crate::campaign::decide::{Decided, Decision, Tally, Wanted};
 use crate::event::Verdict;
 use crate::exit::ExitCode;
-use crate::kernel::{BuiltKernel, KernelName};
+use crate::kernel::KernelName;
 use crate::oracle::Judgement;
 use crate::scenario::Scenario;
 
-use super::bench::{Bench, Options, only};
+use super::bench::{Bench, Options, only, telling_line};
 use super::failure::Failure;
 use super::kernels::KernelOptions;
 use super::trial::{Trial, Trying, fresh};
@@ -47,7 +47,6 @@ struct Told<'a> {
     kernel_id: Option<&'a str>,
     #[serde(flatten)]
     decided: &'a Decided,
-    exit: u8,
     tally: Tally,
     verdicts: Vec<Verdict>,
     reference: Option<Measured>,
@@ -156,20 +155,12 @@ impl Step<'_> {
         let mut boots = Vec::new();
         let mut reference = None;
         let given = self.args.options.with_out(dir.clone());
-        let ready = match bench.ready(std::slice::from_ref(&name), &given) {
-            Ok(ready) => Ok(ready),
-            Err(failure) if failure.is_about_the_kernel() => {
-                Err(Decided::does_not_build(&failure.line()))
-            }
-            Err(failure) => return Err(failure),
-        };
-        let (decided, kernel_id) = match &ready {
-            Err(decided) => (decided.clone(), None),
-            Ok(ready) => {
-                let kernel = ready.kernel()?;
+        let ready = bench.ready_as_far_as_they_build(std::slice::from_ref(&name), &given)?;
+        let (decided, kernel_id) = match ready.kernels().first() {
+            Some(Ok(kernel)) => {
                 let trial = Trial {
                     bench: &bench,
-                    ready,
+                    ready: &ready,
                     scenario: self.scenario,
                     trying: &self.args.trying,
                     wanted: self.wanted,
@@ -181,6 +172,8 @@ impl Step<'_> {
                 let decided = trial.decide(kernel, &dir, &mut boots, &mut bound)?;
                 (decided, Some(kernel.id.clone()))
             }
+            Some(Err(unbuilt)) => (Decided::does_not_build(&unbuilt.why), None),
+            None => return Err(Failure::NoKernel),
         };
         drop(ready);
         bench.quiet();
@@ -219,15 +212,12 @@ impl Step<'_> {
         let kernels = trial.bench.kernels_from(&options)?;
         let listed = self.args.kernel.as_slice();
         let name = only(options.names(&kernels, listed, &["base"])?)?;
-        let built: BuiltKernel = kernels.build(&name).map_err(|error| {
-            let failure = Failure::from(error);
-            match failure.is_about_the_kernel() {
-                true => Failure::ReferenceDoesNotBuild {
-                    commit: measured.commit.clone(),
-                    why: failure.line(),
-                },
-                false => failure,
-            }
+        let built = kernels.build(&name).map_err(|error| match error.exit() {
+            ExitCode::CannotTell => Failure::ReferenceDoesNotBuild {
+                commit: measured.commit.clone(),
+                why: telling_line(&error),
+            },
+            _ => error.into(),
         })?;
         measured.kernel.clone_from(&built.id);
         let dir = store.dir().join("reference");
@@ -257,7 +247,6 @@ impl Step<'_> {
             kernel: &name,
             kernel_id,
             decided,
-            exit: decided.decision.exit().code(),
             tally: Tally::of(boots, self.wanted),
             verdicts: boots.iter().map(|boot| boot.verdict).collect(),
             reference,

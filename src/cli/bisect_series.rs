@@ -13,7 +13,7 @@ use crate::kernel::{BuiltKernel, KernelName};
 use crate::oracle::Judgement;
 use crate::scenario::Scenario;
 
-use super::bench::{Bench, Options, Ready};
+use super::bench::{Bench, Options, Ready, telling_line};
 use super::failure::Failure;
 use super::kernels::KernelOptions;
 use super::trial::{Trial, Trying};
@@ -91,16 +91,18 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
     let mut ready = None;
     for at in 0..=patches {
         if let Some(prefix) = prefixes.get_mut(at) {
-            match bench.ready(std::slice::from_ref(&prefix.name), &args.options) {
-                Ok(good) => {
-                    prefix.built = good.built().next().cloned().map(Ok);
-                    ready = Some(good);
+            let names = std::slice::from_ref(&prefix.name);
+            let tried = bench.ready_as_far_as_they_build(names, &args.options)?;
+            match tried.kernels().first().cloned() {
+                Some(Ok(kernel)) => {
+                    prefix.built = Some(Ok(kernel));
+                    ready = Some(tried);
                     break;
                 }
-                Err(failure) if failure.is_about_the_kernel() => {
-                    prefix.built = Some(Err(Decided::does_not_build(&failure.line())));
+                Some(Err(unbuilt)) => {
+                    prefix.built = Some(Err(Decided::does_not_build(&unbuilt.why)));
                 }
-                Err(failure) => return Err(failure),
+                None => return Err(Failure::NoKernel),
             }
         }
     }
@@ -228,13 +230,10 @@ impl Series<'_> {
             Some(built) => built,
             None => match self.bench.kernels().build(&prefix.name) {
                 Ok(kernel) => Ok(kernel),
-                Err(error) => {
-                    let failure = Failure::from(error);
-                    if !failure.is_about_the_kernel() {
-                        return Err(failure);
-                    }
-                    Err(Decided::does_not_build(&failure.line()))
+                Err(error) if error.exit() == ExitCode::CannotTell => {
+                    Err(Decided::does_not_build(&telling_line(&error)))
                 }
+                Err(error) => return Err(error.into()),
             },
         };
         let mut boots = std::mem::take(&mut prefix.boots);

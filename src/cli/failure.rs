@@ -207,7 +207,6 @@ impl Failure {
             Failure::Provide(error) => error.hint(),
             Failure::Accel(error) => error.hint(),
             Failure::Judge(error) => error.hint(),
-            Failure::Campaign(error) => error.hint(),
             Failure::Bisection(error) => error.hint(),
             Failure::NoBisection(_) => Some(
                 "give the rate with --rate HITS/ROUNDS, or begin with `git bisect start BAD GOOD`"
@@ -230,6 +229,7 @@ impl Failure {
             Failure::ReferenceDoesNotBuild { .. } => {
                 Some("give the rate with --rate HITS/ROUNDS, e.g. of another commit that has it".to_owned())
             }
+            Failure::Campaign(error) => error.hint(),
             Failure::NothingToExplore(_) => {
                 Some("use a scenario with an unplug, e.g. unbind-vs-vf-unplug".to_owned())
             }
@@ -244,11 +244,6 @@ impl Failure {
             ),
             _ => None,
         }
-    }
-
-    /// Whether it says something about the kernel, not about the machine or the request: it does not build.
-    pub(super) fn is_about_the_kernel(&self) -> bool {
-        matches!(self, Failure::Kernel(_)) && self.exit() == ExitCode::CannotTell
     }
 
     /// What it is, on one line.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::campaign::ErrorBound;
 use crate::campaign::decide::{Decided, Decision, Goal, Step, Tally, Wanted, is_rate_known, next};
 use crate::campaign::stats::Rate;
 use crate::event::Verdict;
@@ -29,8 +30,8 @@ pub(super) struct Trying {
     #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "error", value_parser = clap::value_parser!(u32).range(1..))]
     boots: u32,
     /// The chance to call a kernel good that has the finding as often as the reference: 1%, 0.001, 1e-9
-    #[arg(long, value_name = "E", value_parser = error_bound)]
-    error: Option<f64>,
+    #[arg(long, value_name = "E")]
+    error: Option<ErrorBound>,
     /// With --error: how often the finding comes in rounds of a kernel that has it, as in 20/20 [default: measured]
     #[arg(long, value_name = "HITS/ROUNDS", requires = "error", value_parser = rate)]
     rate: Option<Rate>,
@@ -52,7 +53,7 @@ impl Trying {
     pub(super) fn goal(&self) -> Option<Goal> {
         match (self.error, self.rate) {
             (None, _) => Some(Goal::Boots(self.boots)),
-            (Some(error), Some(reference)) => Some(self.bound(error, reference)),
+            (Some(error), Some(reference)) => Some(self.bound(error.0, reference)),
             (Some(_), None) => None,
         }
     }
@@ -67,7 +68,7 @@ impl Trying {
 
     /// The error that was asked for.
     pub(super) fn error(&self) -> Option<f64> {
-        self.error
+        self.error.map(|error| error.0)
     }
 
     /// The goal once the rate is known.
@@ -84,18 +85,6 @@ impl Trying {
         self.jobs
             .unwrap_or_else(|| u32::try_from(cores()).unwrap_or(1))
             .max(1)
-    }
-}
-
-/// `1%`, `0.001`, `1e-9`.
-fn error_bound(text: &str) -> Result<f64, String> {
-    let (number, scale) = match text.strip_suffix('%') {
-        Some(number) => (number, 100.0),
-        None => (text, 1.0),
-    };
-    match number.trim().parse::<f64>().map(|value| value / scale) {
-        Ok(value) if value > 0.0 && value <= 0.5 => Ok(value),
-        _ => Err("an error is above 0 and at most 0.5, as in 1%, 0.001 or 1e-9".to_owned()),
     }
 }
 
@@ -294,12 +283,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_and_rates_are_read() {
-        assert_eq!(error_bound("1%"), Ok(0.01));
-        assert_eq!(error_bound("1e-9"), Ok(1e-9));
-        for text in ["0", "-1%", "0.6", "x", "nan", ""] {
-            assert!(error_bound(text).is_err(), "{text}");
-        }
+    fn a_rate_has_hits() {
         assert_eq!(rate("19/20"), Ok(Rate::new(19, 20)));
         for text in ["0/20", "21/20", "20", "a/b", "/"] {
             assert!(rate(text).is_err(), "{text}");
