@@ -43,7 +43,7 @@ pub const BUILD: [Tool; 9] = [
     tool("bison", "bison", "kernel build"),
     tool("bc", "bc", "kernel build"),
     tool("perl", "perl", "kernel build"),
-    tool("patch", "patch", "kernel variants"),
+    tool("git", "git", "patches and kernel trees"),
     tool("gzip", "gzip", "kernel build"),
 ];
 

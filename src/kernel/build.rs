@@ -345,7 +345,12 @@ impl Kernels {
                 if name == variant.name {
                     let on = &manifest.find(&patched.on)?.patch;
                     let mut layers: Vec<Layer> = on.iter().map(Layer::from).collect();
-                    layers.extend(patched.series.layers(count));
+                    for mut layer in patched.series.layers(count) {
+                        if patched.on != BASE {
+                            layer.label.push_str(&format!(" on {}", patched.on));
+                        }
+                        layers.push(layer);
+                    }
                     return Ok(layers);
                 }
             }
@@ -489,3 +494,6 @@ fn identity(ground: &Ground<'_>, config: &Config, compiler: &str) -> String {
         .take(ID_DIGITS)
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -246,4 +246,81 @@ mod tests {
         let newer = Config::load(Path::new(env!("CARGO_MANIFEST_DIR")), "7.3", &[]).unwrap();
         assert_ne!(config.id(), newer.id());
     }
+
+    fn own(text: impl AsRef<[u8]>) -> Result<Config, String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let data = Path::new(env!("CARGO_MANIFEST_DIR"));
+        Config::own(data, file.path(), &[]).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn a_configuration_of_the_users_must_have_what_is_needed() {
+        let data = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let all = Config::load(data, "7.2", &[]).unwrap().text();
+        assert!(own("CONFIG_PCI=y\n").unwrap().missing(&all).is_empty());
+        let config = own("# mine\nCONFIG_X=y\n").unwrap();
+        assert!(config.is_own() && config.text() == "# mine\nCONFIG_X=y\n");
+        let module = all.replace("CONFIG_VIRTIO_NET=y", "CONFIG_VIRTIO_NET=m")
+            + "CONFIG_MODULE_SIG_FORCE=y\n";
+        assert_eq!(
+            config.missing(&module),
+            ["CONFIG_MODULE_SIG_FORCE=n", "CONFIG_VIRTIO_NET=y"]
+        );
+        let lean = all
+            .replace("CONFIG_KASAN=y", "")
+            .replace("CONFIG_DEBUG_LIST=y", "");
+        assert!(config.missing(&lean).is_empty());
+        assert_eq!(config.lost(&lean), ["KASAN", "DEBUG_LIST"]);
+        assert_ne!(config.id(), own("CONFIG_X=n\n").unwrap().id());
+    }
+
+    #[test]
+    fn any_source_may_lack_what_is_only_useful() {
+        let data = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let usual = Config::load(data, "7.2", &[]).unwrap();
+        let (id, all) = (usual.id(), usual.text());
+        let lenient = usual.clone().lenient(data).unwrap();
+        assert_eq!(lenient.id(), id);
+        let without = all.replace("CONFIG_KASAN=y", "# CONFIG_KASAN is not set");
+        assert_eq!(usual.missing(&without), ["CONFIG_KASAN=y"]);
+        assert!(lenient.missing(&without).is_empty());
+        assert_eq!(lenient.lost(&without), ["CONFIG_KASAN=y"]);
+        let without = all.replace("CONFIG_PCI_IOV=y", "");
+        assert_eq!(lenient.missing(&without), ["CONFIG_PCI_IOV=y"]);
+        assert!(lenient.lost(&without).is_empty());
+    }
+
+    #[test]
+    fn what_is_needed_is_a_part_of_what_is_usual() {
+        let data = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let usual = Config::load(data, "7.2", &[]).unwrap();
+        for (key, value) in parse(&read(data, NEEDED).unwrap()) {
+            if value == "y" {
+                assert_eq!(usual.wanted.get(&key), Some(&value), "{key}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_configuration_that_is_none_is_refused() {
+        for (text, words) in [
+            (&b""[..], "no line like"),
+            (b"hello\n", "no line like"),
+            (b"\xff\xfe\x00CONFIG_A=y\n", "not text"),
+        ] {
+            let error = own(text).unwrap_err();
+            assert!(error.contains(words), "{error}");
+        }
+        let data = Path::new(env!("CARGO_MANIFEST_DIR"));
+        for (file, words) in [
+            ("/dev/zero", "too long"),
+            ("/nowhere/config", "cannot be read"),
+            ("/", "cannot be read"),
+        ] {
+            let error = Config::own(data, Path::new(file), &[]).unwrap_err();
+            assert!(error.to_string().contains(words), "{error}");
+            assert_eq!(error.exit(), crate::exit::ExitCode::Usage);
+        }
+    }
 }

@@ -23,6 +23,8 @@ pub(super) struct Layer {
     pub bytes: Vec<u8>,
     /// Leading directories of its paths that are not the source's.
     pub strip: u8,
+    /// One line of context around a change is enough: for a variant, which is put on sources that it was not made for.
+    pub loose: bool,
     /// The files that it changes, creates or removes, sorted.
     pub files: Vec<PathBuf>,
 }
@@ -47,6 +49,7 @@ impl From<&Patch> for Layer {
                 .into_owned(),
             bytes: patch.bytes.clone(),
             strip: 1,
+            loose: true,
             files: patch.files.clone(),
         }
     }
@@ -60,6 +63,9 @@ impl Layer {
         let mut args = vec!["apply", "--whitespace=nowarn", &strip];
         if cached {
             args.push("--cached");
+        }
+        if self.loose {
+            args.push("-C1");
         }
         args.push("-");
         let said = git.say(&args, &self.bytes)?;

@@ -132,6 +132,7 @@ impl Series {
             },
             bytes: patch.diff.clone(),
             strip: patch.strip,
+            loose: false,
             files: patch.files.clone(),
         };
         self.patches

@@ -209,6 +209,7 @@ mod tests {
             label: label.to_owned(),
             bytes: text.into(),
             strip: 1,
+            loose: false,
             files: files_of(text.as_bytes(), 1).unwrap(),
         }
     }

@@ -43,7 +43,8 @@ impl Work<'_> {
         let (name, events) = (self.name, &self.kernels.events);
         match self.ground {
             Ground::Debian { source, .. } => {
-                if !self.variant.applies_to.contains(&source.version) {
+                let untried = !self.variant.applies_to.contains(&source.version);
+                if untried && self.variant.patch.is_some() {
                     let note = format!("not tried on {} before", source.version);
                     events.progress(&format!("kernel {name}: patch"), note, None);
                 }

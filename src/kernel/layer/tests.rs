@@ -75,6 +75,7 @@ fn the_hunk_that_was_refused_is_shown() {
         bytes: b"--- a/a.c\n+++ b/a.c\n@@ -1,1 +1,1 @@\n-1\n+2\n@@ -9,2 +9,2 @@ f()\n same\n-old\n+new\n-- \n2.47\n"
             .to_vec(),
         strip: 1,
+        loose: false,
         files: Vec::new(),
     };
     let said = "error: patch failed: a.c:9\nerror: a.c: patch does not apply";

@@ -457,6 +457,7 @@ fn patches_on_a_tree() {
         label: label.to_owned(),
         bytes: text.into(),
         strip: 1,
+        loose: false,
         files: files_of(text.as_bytes(), 1).unwrap(),
     };
     let first = layer(
