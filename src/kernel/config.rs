@@ -295,7 +295,7 @@ mod tests {
     fn what_is_needed_is_a_part_of_what_is_usual() {
         let data = Path::new(env!("CARGO_MANIFEST_DIR"));
         let usual = Config::load(data, "7.2", &[]).unwrap();
-        for (key, value) in parse(&read(data, NEEDED).unwrap()) {
+        for (key, value) in options(&read(data, NEEDED).unwrap()) {
             if value == "y" {
                 assert_eq!(usual.wanted.get(&key), Some(&value), "{key}");
             }
