@@ -32,6 +32,17 @@ build: setup ## compile vfrace
 run: build ## unfixed kernel and v5, v6, v7, one table; evidence in results/
 	@env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL target/release/vfrace matrix $(ARGS)
 
+# An hour and a half on two cores. It goes on where it was; `rm -r results/all results/rt` begins anew. The pages are made
+# whatever came out.
+.PHONY: matrix
+matrix: build ## every version of the fix in every scenario; docs/matrix.md and docs/matrix-rt.md are made from it
+	@unset MAKEFLAGS MFLAGS MAKELEVEL; vfrace=target/release/vfrace; status=0; \
+	$$vfrace matrix --kernels all --scenarios all --out results/all $(ARGS) || status=$$?; \
+	$$vfrace matrix --kernels all+rt+lean --scenarios unbind-vs-vf-unplug,unbind-alone --out results/rt $(ARGS) || status=$$?; \
+	$$vfrace merge results/all --markdown docs/matrix.md >/dev/null || status=$$?; \
+	$$vfrace merge results/rt --markdown docs/matrix-rt.md >/dev/null || status=$$?; \
+	exit $$status
+
 .PHONY: test
 test: test-unit test-guest ## unit, protocol and guest tests
 
