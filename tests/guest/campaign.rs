@@ -273,12 +273,12 @@ fn a_campaign_is_dealt_out_and_put_together_again() {
     assert!(said.contains("2/2 (base 2/2; false-pass <= 0.2)"), "{said}");
     assert!(said.contains("2 of 2 as expected; 4 boots"), "{said}");
     assert_eq!(results(&out).len(), 4);
-    let console = out.join("unbind-vs-vf-unplug/base/boot-1/console.log");
-    assert!(
-        std::fs::read_to_string(console)
-            .unwrap()
-            .contains("Linux version")
-    );
+    for file in ["console.log", "events.jsonl", "command.sh"] {
+        let boot = Path::new("unbind-vs-vf-unplug/base/boot-1").join(file);
+        let of = |dir: &Path| std::fs::read(dir.join(&boot)).unwrap();
+        assert!(!of(&out).is_empty());
+        assert_eq!(of(&out), of(&dirs[0]), "{file}");
+    }
     // The whole is there: without a part there is nothing left to do either.
     let output = small(&out).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", told(&output));
@@ -311,8 +311,16 @@ fn a_campaign_that_is_killed_goes_on() {
     let (mut before, mut met): (BTreeMap<PathBuf, String>, u32) = (BTreeMap::new(), 0);
     for kill in 1..=kills {
         let mut child = command().spawn().unwrap();
-        // From before the first boot to behind the second one.
-        let time = Duration::from_millis(500 + random() % 40_000);
+        // At any time, and every other time when there is a new result.
+        let patience = Instant::now() + Duration::from_secs(300);
+        while kill % 2 == 0 && results(&dir).len() == before.len() && Instant::now() < patience {
+            if child.try_wait().unwrap().is_some() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let most = if kill % 2 == 0 { 4_000 } else { 20_000 };
+        let time = Duration::from_millis(random() % most);
         let end = Instant::now() + time;
         while Instant::now() < end && child.try_wait().unwrap().is_none() {
             std::thread::sleep(Duration::from_millis(20));
