@@ -136,6 +136,7 @@ mod tests {
         let modules = [
             ("vfrace.ko".to_owned(), b"\x7fELF".to_vec()),
             ("vfrace_pf.ko".to_owned(), b"\x7f".to_vec()),
+            ("modules/00-virtio.ko".to_owned(), b"m".to_vec()),
         ];
         let init = b"#!/bin/busybox sh\n";
         archive(&mut bytes, b"busybox", init, &modules).unwrap();
@@ -156,11 +157,13 @@ mod tests {
         let expected = [
             ("bin", 0o40_755, 0),
             ("dev", 0o40_755, 0),
+            ("modules", 0o40_755, 0),
             ("dev/console", 0o20_600, 0),
             ("bin/busybox", 0o100_755, 7),
             ("init", 0o100_755, 18),
             ("vfrace.ko", 0o100_644, 4),
             ("vfrace_pf.ko", 0o100_644, 1),
+            ("modules/00-virtio.ko", 0o100_644, 1),
         ];
         let links = seen.split_off(expected.len());
         assert_eq!(links.len(), APPLETS.len());
