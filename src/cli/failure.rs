@@ -62,8 +62,13 @@ pub(super) enum Failure {
     #[error("`{kernel}` names no scenarios that reach it", kernel = .0)]
     NoReach(KernelName),
     /// One kernel is wanted, and several are named, or none.
-    #[error("one kernel is wanted, and this is {}", listed(.0))]
-    SeveralKernels(Vec<KernelName>),
+    #[error("one kernel is wanted, and `{asked}` stands for {}", listed(kernels))]
+    SeveralKernels {
+        /// What was asked for.
+        asked: String,
+        /// What that is.
+        kernels: Vec<KernelName>,
+    },
     /// A console or recording that is to be judged.
     #[error(transparent)]
     Judge(#[from] JudgeError),
@@ -88,8 +93,13 @@ fn listed(kernels: &[KernelName]) -> String {
     if kernels.is_empty() {
         return "none".to_owned();
     }
-    let names: Vec<String> = kernels.iter().map(KernelName::to_string).collect();
-    names.join(", ")
+    let names: Vec<String> = kernels.iter().take(3).map(KernelName::to_string).collect();
+    let more = if kernels.len() > names.len() {
+        ", ..."
+    } else {
+        ""
+    };
+    format!("{}: {}{more}", kernels.len(), names.join(", "))
 }
 
 impl Failure {
@@ -105,7 +115,7 @@ impl Failure {
             Failure::Judge(error) => error.exit(),
             Failure::Symbols(_) => ExitCode::Usage,
 
-            Failure::NothingToExplore(_) | Failure::NoReach(_) | Failure::SeveralKernels(_) => {
+            Failure::NothingToExplore(_) | Failure::NoReach(_) | Failure::SeveralKernels { .. } => {
                 ExitCode::Usage
             }
             Failure::Path(_)
@@ -130,7 +140,7 @@ impl Failure {
             Failure::NothingToExplore(_) => {
                 Some("use a scenario with an unplug, e.g. unbind-vs-vf-unplug".to_owned())
             }
-            Failure::SeveralKernels(_) => {
+            Failure::SeveralKernels { .. } => {
                 Some("name one of those that `vfrace kernel list` shows, or one commit, or one patch; `vfrace matrix` takes several".to_owned())
             }
             Failure::NoReach(_) => Some(

@@ -21,6 +21,7 @@ mod mutant;
 mod name;
 mod outline;
 mod points;
+mod repository;
 mod series;
 mod snapshot;
 mod source;
