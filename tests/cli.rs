@@ -257,3 +257,95 @@ fn points_without_a_kernel() {
     assert_eq!(json["functions"][0]["here"], serde_json::Value::Null);
     assert_eq!(json["functions"].as_array().unwrap().len(), 1);
 }
+
+#[test]
+fn trees_and_patches_that_are_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let run = |more: &[&str], code, words: &[&str]| {
+        refused(
+            &[&["run", "unbind-vs-vf-unplug"], more].concat(),
+            code,
+            words,
+        );
+    };
+    run(
+        &["--linux", "/nowhere"],
+        129,
+        &["/nowhere", "does not exist"],
+    );
+    run(
+        &["--linux", &path("")],
+        129,
+        &["no Makefile", "top directory"],
+    );
+    run(&["--commit", "HEAD"], 129, &["--linux"]);
+    run(
+        &["--config", "/nowhere"],
+        129,
+        &["/nowhere", "cannot be read"],
+    );
+    run(&["--patch", "/nowhere"], 129, &["/nowhere", "no such file"]);
+    run(&["--patch-on", "v7"], 129, &["--patch"]);
+    std::fs::write(path("fix.patch"), "no diff\n").unwrap();
+    run(&["--patch", &path("fix.patch")], 129, &["no diff in it"]);
+    std::fs::write(
+        path("a.patch"),
+        "--- a/x\n+++ b/../x\n@@ -1 +1 @@\n-a\n+b\n",
+    )
+    .unwrap();
+    run(
+        &["--patch", &path("a.patch")],
+        129,
+        &["leaves the source tree"],
+    );
+    std::fs::write(path("v7.patch"), "--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\n+b\n").unwrap();
+    run(&["--patch", &path("v7.patch")], 129, &["`v7`", "another"]);
+    std::fs::rename(path("v7.patch"), path("x.patch")).unwrap();
+    let twice = ["--kernel", "v7", "--patch", &path("x.patch")];
+    run(&twice, 129, &["one kernel", "2: v7, x", "matrix"]);
+    run(
+        &["--patch", &path("x.patch"), "--patch-on", "v99"],
+        129,
+        &["v99"],
+    );
+}
+
+#[test]
+fn a_patch_from_standard_input() {
+    use std::io::Write;
+    let cache = tempfile::tempdir().unwrap();
+    let mut child = vfrace(&["run", "unbind-vs-vf-unplug", "--patch", "-"])
+        .env("VFRACE_CACHE", cache.path())
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"nothing\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let told = told(&output);
+    assert_eq!(output.status.code(), Some(129), "{told}");
+    assert!(told.contains("the patch - cannot be used"), "{told}");
+}
+
+#[test]
+fn without_git() {
+    let (cache, bin) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let patch = bin.path().join("x.patch");
+    std::fs::write(&patch, "--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\n+b\n").unwrap();
+    for more in [["--linux", "."], ["--patch", patch.to_str().unwrap()]] {
+        let output = vfrace(&["run", "unbind-vs-vf-unplug"])
+            .args(more)
+            .env("VFRACE_CACHE", cache.path())
+            .env("PATH", bin.path())
+            .output()
+            .unwrap();
+        let told = told(&output);
+        assert_eq!(output.status.code(), Some(128), "{told}");
+        assert!(
+            told.contains("`git` is missing") && told.contains("apt-get install git"),
+            "{told}"
+        );
+    }
+}

@@ -299,7 +299,10 @@ impl Bench {
 
     /// The kernel that a name stands for where there can be only one: that of the variant with its code for an alias.
     pub(super) fn one_kernel(&self, name: &KernelName) -> Result<KernelName, Failure> {
-        only(self.kernels.names(std::slice::from_ref(name))?)
+        only(
+            self.kernels.names(std::slice::from_ref(name))?,
+            &name.to_string(),
+        )
     }
 
     /// Other kernels of the same cache, built as the options say.
@@ -381,13 +384,14 @@ impl Ready<'_> {
     }
 }
 
-/// The kernel of a list that has to be one.
-pub(super) fn only(mut kernels: Vec<KernelName>) -> Result<KernelName, Failure> {
+/// The kernel of a list that has to be one. `asked` is for the message.
+pub(super) fn only(mut kernels: Vec<KernelName>, asked: &str) -> Result<KernelName, Failure> {
     match (kernels.pop(), kernels.is_empty()) {
         (Some(kernel), true) => Ok(kernel),
         (last, _) => {
             kernels.extend(last);
-            Err(Failure::SeveralKernels(kernels))
+            let asked = asked.to_owned();
+            Err(Failure::SeveralKernels { asked, kernels })
         }
     }
 }

@@ -141,7 +141,10 @@ impl Step<'_> {
         let options = self.args.from.on(self.top);
         let bench = bench.build_from(&options)?;
         let listed = self.args.kernel.as_slice();
-        let name = only(options.names(bench.kernels(), listed, &["base"])?)?;
+        let name = only(
+            options.names(bench.kernels(), listed, &["base"])?,
+            &options.asked("the tree"),
+        )?;
         let store = self.store(&bench.cache);
         // Not into the tree, whose state it would change.
         let steps = match &store {
@@ -211,7 +214,10 @@ impl Step<'_> {
         let options = self.args.from.at(self.top, &measured.commit);
         let kernels = trial.bench.kernels_from(&options)?;
         let listed = self.args.kernel.as_slice();
-        let name = only(options.names(&kernels, listed, &["base"])?)?;
+        let name = only(
+            options.names(&kernels, listed, &["base"])?,
+            &options.asked("the tree"),
+        )?;
         let built = kernels.build(&name).map_err(|error| match error.exit() {
             ExitCode::CannotTell => Failure::ReferenceDoesNotBuild {
                 commit: measured.commit.clone(),

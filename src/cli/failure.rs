@@ -79,8 +79,13 @@ pub(super) enum Failure {
     #[error("`{kernel}` names no scenarios that reach it", kernel = .0)]
     NoReach(KernelName),
     /// One kernel is wanted, and several are named, or none.
-    #[error("one kernel is wanted, and this is {}", listed(.0))]
-    SeveralKernels(Vec<KernelName>),
+    #[error("one kernel is wanted, and `{asked}` stands for {}", listed(kernels))]
+    SeveralKernels {
+        /// What was asked for.
+        asked: String,
+        /// What that is.
+        kernels: Vec<KernelName>,
+    },
     /// A console or recording that is to be judged.
     #[error(transparent)]
     Judge(#[from] JudgeError),
@@ -154,8 +159,13 @@ fn listed(kernels: &[KernelName]) -> String {
     if kernels.is_empty() {
         return "none".to_owned();
     }
-    let names: Vec<String> = kernels.iter().map(KernelName::to_string).collect();
-    names.join(", ")
+    let names: Vec<String> = kernels.iter().take(3).map(KernelName::to_string).collect();
+    let more = if kernels.len() > names.len() {
+        ", ..."
+    } else {
+        ""
+    };
+    format!("{}: {}{more}", kernels.len(), names.join(", "))
 }
 
 impl Failure {
@@ -178,7 +188,7 @@ impl Failure {
 
             Failure::NothingToExplore(_)
             | Failure::NoReach(_)
-            | Failure::SeveralKernels(_)
+            | Failure::SeveralKernels { .. }
             | Failure::NoBisection(_)
             | Failure::NotTwo(_)
             | Failure::SeveralSeries
@@ -235,7 +245,7 @@ impl Failure {
             }
             Failure::Reference(_) => Some("add it there: its hits have to be counted".to_owned()),
             Failure::IsCampaign(_) => Some("name another directory with --out".to_owned()),
-            Failure::SeveralKernels(_) => {
+            Failure::SeveralKernels { .. } => {
                 Some("name one of those that `vfrace kernel list` shows, or one commit, or one patch; `vfrace matrix` takes several".to_owned())
             }
             Failure::NoReach(_) => Some(

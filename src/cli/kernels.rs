@@ -111,6 +111,15 @@ impl KernelOptions {
         kernels.with_patches(&requests)
     }
 
+    /// What was asked for, with the kernels that were listed, for messages.
+    pub fn asked(&self, listed: &str) -> String {
+        let mut words = vec![listed.to_owned()];
+        for (option, values) in [("--commit", &self.commit), ("--patch", &self.patch)] {
+            words.extend(values.iter().map(|value| format!("{option} {value}")));
+        }
+        words.join(" ")
+    }
+
     /// The kernels that are meant: those listed and those with patches, on the tree if there is one. Nothing is listed:
     /// `usual`; with a tree or a patch, for a command that takes several, the source as it is and the patches, for one
     /// that takes one, the patch, else the tree as it is.

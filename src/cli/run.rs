@@ -48,7 +48,12 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
     }
     let bench = bench.build_from(&args.from)?;
     let listed = args.kernel.as_slice();
-    let kernel = only(args.from.names(bench.kernels(), listed, &["base"])?)?;
+    let asked = match &args.kernel {
+        Some(kernel) => kernel.to_string(),
+        None => "base".to_owned(),
+    };
+    let kernels = args.from.names(bench.kernels(), listed, &["base"])?;
+    let kernel = only(kernels, &args.from.asked(&asked))?;
     let ready = bench.ready(std::slice::from_ref(&kernel), &args.options)?;
     let result = ready.run(&scenario, ready.kernel()?)?;
     let (dir, expected) = (

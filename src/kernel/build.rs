@@ -427,7 +427,7 @@ impl Kernels {
         };
         let listed = match read_listed(&dir) {
             Some(listed) => listed,
-            None => work.kernel(&id, &dir)?,
+            None => work.kernel(&module, &id, &dir)?,
         };
         if !module.built(&dir).exists() {
             work.module(&module, &id, &dir)?;

@@ -4,11 +4,14 @@
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
+use sha2::{Digest, Sha256};
+
 use super::KernelError;
 use super::layer::{Layer, Rejected};
 use super::snapshot::{Revision, Snapshot};
 use super::source::Source;
 use super::tree::Tree;
+use crate::host::files;
 
 /// A source with patches.
 pub(super) enum Ground<'a> {
@@ -78,12 +81,20 @@ impl<'a> Ground<'a> {
         }
     }
 
-    /// What may differ in the object tree's configuration although the options are the same: the tree. Nothing for
-    /// Debian's, which patches do not bring options to.
-    pub fn configured(&self) -> &str {
+    /// What the source adds to a configuration with the same options: new ones, other defaults. Nothing for Debian's,
+    /// in which no variant changes that.
+    pub fn options(&self) -> Result<String, KernelError> {
         match self {
-            Ground::Debian { .. } => "",
-            Ground::Tree { tree, .. } => tree,
+            Ground::Debian { layers, .. } => {
+                let files = layers.iter().flat_map(|layer| &layer.files);
+                let kconfig = files.filter(|file| is_kconfig(&file.to_string_lossy()));
+                // One for every set of patches that touch it: rare, and then as it must be.
+                Ok(match kconfig.count() {
+                    0 => String::new(),
+                    _ => files::hex(&Sha256::digest(self.identity().concat())),
+                })
+            }
+            Ground::Tree { snapshot, tree, .. } => Ok(snapshot.hash_of(tree, is_kconfig)?),
         }
     }
 
@@ -120,6 +131,12 @@ impl<'a> Ground<'a> {
             Ground::Tree { snapshot, tree, .. } => snapshot.check_out(tree, stop),
         }
     }
+}
+
+/// Whether a file of the kernel has a say in which options there are.
+fn is_kconfig(file: &str) -> bool {
+    let name = file.rsplit('/').next().unwrap_or_default();
+    name.starts_with("Kconfig") || file.starts_with("scripts/")
 }
 
 /// A patch of several, for the identity.

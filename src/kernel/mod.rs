@@ -22,6 +22,7 @@ mod name;
 mod outline;
 mod points;
 mod ready;
+mod repository;
 mod series;
 mod snapshot;
 mod source;

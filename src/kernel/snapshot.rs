@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 use super::KernelError;
 use super::git::{self, Git};
 use super::layer::{Layer, Rejected};
+use super::repository::Theirs;
 use crate::event::EventSink;
 use crate::host::HostError;
 use crate::host::files::{self, Lock};
@@ -90,13 +91,6 @@ pub(super) struct Snapshot {
     room: PathBuf,
     /// [`Git::borrowed`]: the user's objects.
     objects: Option<String>,
-}
-
-/// The user's repository.
-struct Theirs {
-    git_dir: PathBuf,
-    objects: PathBuf,
-    bare: bool,
 }
 
 impl Snapshot {
@@ -418,6 +412,20 @@ impl Snapshot {
         Ok(Ok(writer.ask(&["write-tree", "--missing-ok"])?))
     }
 
+    /// A hash of some files of a tree.
+    pub fn hash_of(&self, tree: &str, wanted: impl Fn(&str) -> bool) -> Result<String, HostError> {
+        let list = ["ls-tree", "-r", "-z", "--full-tree", tree];
+        let said = self.reader(CHECKOUT_INDEX).say(&list, &[])?;
+        let mut hash = Sha256::new();
+        // `100644 blob OBJECT<TAB>FILE`
+        for entry in String::from_utf8_lossy(&said.ok("git ls-tree")?.out).split('\0') {
+            if entry.split_once('\t').is_some_and(|(_, file)| wanted(file)) {
+                hash.update(entry);
+            }
+        }
+        Ok(files::hex(&hash.finalize()))
+    }
+
     /// Brings the checkout to a tree. The caller holds the lock.
     pub fn check_out(&self, tree: &str, stop: &AtomicBool) -> Result<(), KernelError> {
         let mut git = self.reader(CHECKOUT_INDEX);
@@ -445,89 +453,6 @@ impl Snapshot {
         files::remove(&mark)?;
         Ok(())
     }
-}
-
-impl Theirs {
-    /// The repository that `dir` is the top of, or that it is; one further up is none of it.
-    fn of(dir: &Path) -> Result<Option<Self>, KernelError> {
-        let mut git = Git::at(dir);
-        git.ceiling = dir.parent().map(Path::to_path_buf);
-        let said = git.say(
-            &[
-                "rev-parse",
-                "--path-format=absolute",
-                "--absolute-git-dir",
-                "--git-path",
-                "objects",
-                "--is-inside-work-tree",
-            ],
-            &[],
-        )?;
-        if !said.ok {
-            if std::fs::symlink_metadata(dir.join(".git")).is_ok() {
-                said.ok(&format!("opening the repository of {}", dir.display()))?;
-            }
-            return Ok(None);
-        }
-        let text = said.line();
-        let mut lines = text.lines();
-        let mut path = || lines.next().map(PathBuf::from).unwrap_or_default();
-        Ok(Some(Self {
-            git_dir: path(),
-            objects: path(),
-            bare: path() != Path::new("true"),
-        }))
-    }
-
-    /// The commit that `name` means, and its tree.
-    fn resolve(&self, name: &str) -> Result<Option<(String, String)>, HostError> {
-        let mut git = Git::at(&self.git_dir);
-        git.dir = Some(self.git_dir.clone());
-        let ask = |what: String| {
-            let said = git.say(
-                &[
-                    "rev-parse",
-                    "--verify",
-                    "--quiet",
-                    "--end-of-options",
-                    &what,
-                ],
-                &[],
-            )?;
-            Ok::<_, HostError>(said.ok.then(|| said.line()).filter(|id| is_id(id)))
-        };
-        let Some(commit) = ask(format!("{name}^{{commit}}"))? else {
-            return Ok(None);
-        };
-        let tree = ask(format!("{commit}^{{tree}}"))?;
-        Ok(tree.map(|tree| (commit, tree)))
-    }
-
-    /// Copies the user's index, if there is one, with its time: git takes a file that is as new as the index, and looks
-    /// the same, for one that may have changed since.
-    fn copy_index(&self, to: &Path) -> Result<(), HostError> {
-        let from = self.git_dir.join("index");
-        let Some(bytes) = files::read_if_there(&from)? else {
-            return Ok(());
-        };
-        let time = from
-            .metadata()
-            .and_then(|meta| meta.modified())
-            .map_err(files::failed("read", &from))?;
-        let beside = to.with_extension("copy");
-        files::write_whole(&beside, &bytes)?;
-        std::fs::File::options()
-            .write(true)
-            .open(&beside)
-            .and_then(|file| file.set_modified(time))
-            .and_then(|()| std::fs::rename(&beside, to))
-            .map_err(files::failed("write", to))
-    }
-}
-
-/// A whole object id, SHA-1 or SHA-256.
-fn is_id(text: &str) -> bool {
-    [40, 64].contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 /// A path for GIT_ALTERNATE_OBJECT_DIRECTORIES, in quotes: there is a colon between two.

@@ -75,8 +75,13 @@ impl Work<'_> {
         }
     }
 
-    /// Builds the kernel and puts it into the cache.
-    pub fn kernel(&self, id: &str, dir: &Path) -> Result<Listed, KernelError> {
+    /// Builds the kernel with its module and puts it into the cache.
+    pub fn kernel(
+        &self,
+        module: &ModuleSource,
+        id: &str,
+        dir: &Path,
+    ) -> Result<Listed, KernelError> {
         let begun = Instant::now();
         let room = self.room();
         let (tree, objects) = (self.ground.tree(), room.join("obj"));
@@ -118,8 +123,7 @@ impl Work<'_> {
             std::fs::copy(objects.join(from), temp.path().join(to))
                 .map_err(files::failed("copy", &objects.join(from)))?;
         }
-        functions::write(&tree, &objects, temp.path())?;
-        symbols(&objects.join("vmlinux"), &temp.path().join(SYMBOLS))?;
+        let module = self.parts(module, id, &objects, temp.path())?;
         let listed = Listed {
             name: self.name.clone(),
             id: id.to_owned(),
@@ -148,7 +152,43 @@ impl Work<'_> {
         self.kernels
             .events
             .finished(&step, format!("{steps} steps, {seconds} s"));
-        Ok(listed)
+        // A kernel without its module is kept: the next attempt is about the module only.
+        module.map(|()| listed)
+    }
+
+    /// Makes of the object tree what belongs to a kernel in the cache, at the same time: tables of its functions, its
+    /// symbols, the module. The inner result is that of the module.
+    fn parts(
+        &self,
+        module: &ModuleSource,
+        id: &str,
+        objects: &Path,
+        into: &Path,
+    ) -> Result<Result<(), KernelError>, KernelError> {
+        let tree = self.ground.tree();
+        std::thread::scope(|scope| {
+            let tables = scope.spawn(|| functions::write(&tree, objects, into));
+            let symbols = scope.spawn(|| symbols(&objects.join("vmlinux"), &into.join(SYMBOLS)));
+            let module = self.build_module(module, id, into);
+            joined(tables)?;
+            joined(symbols)?;
+            Ok(module)
+        })
+    }
+
+    fn build_module(
+        &self,
+        module: &ModuleSource,
+        id: &str,
+        into: &Path,
+    ) -> Result<(), KernelError> {
+        let room = self.room();
+        let (tree, objects) = (self.ground.tree(), room.join("obj"));
+        let step = format!("kernel {}: guest module", self.name);
+        let make = self.make(&tree, &objects, self.log("module", id)?);
+        module.build(&make, &step, &room.join("module"), into)?;
+        self.kernels.events.finished(&step, module.id());
+        Ok(())
     }
 
     /// Configures the object tree, unless that was done with the same options and came out right. Gives the summary.
@@ -156,7 +196,7 @@ impl Work<'_> {
         let dot_config = make.objects.join(".config");
         let stamp = room.join("configured");
         let mut fingerprint = format!("{}\n{}\n", self.config.id(), self.compiler);
-        fingerprint.push_str(self.ground.configured());
+        fingerprint.push_str(&self.ground.options()?);
         let same = files::read_if_there(&stamp)?.as_deref() == Some(fingerprint.as_bytes());
         let step = format!("kernel {}: configure", self.name);
         if !same || !dot_config.exists() {
@@ -204,24 +244,28 @@ impl Work<'_> {
     /// Builds the module for a kernel that is in the cache.
     pub fn module(&self, module: &ModuleSource, id: &str, dir: &Path) -> Result<(), KernelError> {
         let room = self.room();
-        let (tree, objects) = (self.ground.tree(), room.join("obj"));
         let is = files::read_if_there(&room.join(LEFT_AT))?;
         let fits = match self.ground {
-            Ground::Debian { .. } => objects.join("Module.symvers").exists(),
+            Ground::Debian { .. } => room.join("obj/Module.symvers").exists(),
             // Two states of such a tree can differ in anything.
             Ground::Tree { .. } => is.as_deref() == Some(id.as_bytes()),
         };
-        if fits {
-            self.switch()?;
-        } else {
+        if !fits {
             // The object tree was removed to save space, or a build in it was killed.
-            self.kernel(id, dir)?;
+            return self.kernel(module, id, dir).map(|_| ());
         }
-        let step = format!("kernel {}: guest module", self.name);
-        let make = self.make(&tree, &objects, self.log("module", id)?);
-        module.build(&make, &step, &room.join("module"), dir)?;
-        self.kernels.events.finished(&step, module.id());
-        Ok(())
+        self.switch()?;
+        self.build_module(module, id, dir)
+    }
+}
+
+/// What a thread has come to; a panic goes on here.
+fn joined<T, E: Into<KernelError>>(
+    thread: std::thread::ScopedJoinHandle<'_, Result<T, E>>,
+) -> Result<T, KernelError> {
+    match thread.join() {
+        Ok(result) => result.map_err(Into::into),
+        Err(panic) => std::panic::resume_unwind(panic),
     }
 }
 

@@ -75,9 +75,12 @@ impl Ready<'_> {
         let alone = order.jobs == 1;
         let boot = |job: &Job| {
             let asked = store.asked().cells.get(job.cell);
-            let cell = cells
-                .iter()
-                .find(|cell| asked == Some(&CellAsked::of(cell)));
+            // The store was opened with these: it is the same combination if the names are.
+            let named = |cell: &&Cell<'_>| {
+                let this = CellAsked::of(cell);
+                asked.is_some_and(|a| (&a.scenario, &a.kernel) == (&this.scenario, &this.kernel))
+            };
+            let cell = cells.iter().find(named);
             let Some((scenario, kernel)) = cell.and_then(|c| Some((c.scenario, c.kernel.ok()?)))
             else {
                 // The store was opened with these, and only kernels that are built are run.
