@@ -396,13 +396,24 @@ pub(super) fn only(mut kernels: Vec<KernelName>, asked: &str) -> Result<KernelNa
     }
 }
 
-/// What a kernel's failure to build comes down to: the first line below the headline that says `error:` or `undefined`,
-/// else the headline.
+/// What a kernel's failure to build comes down to: the first line that says `error:`, `undefined` or that there is no rule,
+/// of the log or, without one, below the headline; else the headline.
 pub(super) fn telling_line(error: &KernelError) -> String {
     let text = error.to_string();
-    let tells = |line: &&str| line.contains("error:") || line.contains("undefined");
-    let line = text.lines().skip(1).find(tells);
-    line.or_else(|| text.lines().next())
+    let tells = |line: &&str| {
+        ["error:", "undefined", "No rule to make target"]
+            .iter()
+            .any(|words| line.contains(words))
+    };
+    // Other jobs of make go on after the first error, for longer than the last lines reach back.
+    let log = match error {
+        KernelError::Make { log, .. } => std::fs::read(log).unwrap_or_default(),
+        _ => Vec::new(),
+    };
+    let log = String::from_utf8_lossy(&log);
+    let line = log.lines().find(tells);
+    line.or_else(|| text.lines().skip(1).find(tells))
+        .or_else(|| text.lines().next())
         .unwrap_or_default()
         .trim()
         .to_owned()

@@ -50,6 +50,14 @@ impl Theirs {
         }))
     }
 
+    /// What the user's own index has, each with a zero byte behind it.
+    pub fn tracked(&self, dir: &Path) -> Result<Vec<u8>, HostError> {
+        let mut git = Git::at(dir);
+        git.dir = Some(self.git_dir.clone());
+        git.work = Some(dir.to_path_buf());
+        Ok(git.say(&["ls-files", "-z"], &[])?.ok("git ls-files")?.out)
+    }
+
     /// The commit that `name` means, and its tree.
     pub fn resolve(&self, name: &str) -> Result<Option<(String, String)>, HostError> {
         let mut git = Git::at(&self.git_dir);

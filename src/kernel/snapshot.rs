@@ -9,7 +9,8 @@
 //! files that differ and no other: make compiles nothing else.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -272,6 +273,26 @@ impl Snapshot {
                 .push(format!("core.excludesFile={}", exclude.display()));
             git.long(&["add", "--all", "--", "."], stop, |_| {})?
                 .ok(what.as_str())?;
+            // A file that is ignored and tracked all the same is passed over as long as our index does not have it.
+            let ours = git.say(&["ls-files", "-z"], &[])?.ok(&what)?;
+            let ours: BTreeSet<&[u8]> = ours.out.split(|b| *b == 0).collect();
+            let mut missing: Vec<u8> = Vec::new();
+            for file in theirs
+                .tracked(&self.dir)?
+                .split(|b| *b == 0)
+                .filter(|f| !ours.contains(f))
+            {
+                // A directory is a submodule, which is no part of the source.
+                let path = self.dir.join(OsStr::from_bytes(file));
+                if path.symlink_metadata().is_ok_and(|meta| !meta.is_dir()) {
+                    missing.extend(file);
+                    missing.push(0);
+                }
+            }
+            if !missing.is_empty() {
+                let update = ["update-index", "-z", "--add", "--stdin"];
+                git.say(&update, &missing)?.ok(&what)?;
+            }
         } else {
             let products = self.room.join("git/products");
             files::write_if_changed(&products, PRODUCTS.as_bytes())?;

@@ -110,9 +110,9 @@ fn debian() -> PathBuf {
 
 /// Whether a file is needed: the Kconfig files and makefiles of everything, and the code of what is configured.
 fn is_needed(path: &str) -> bool {
-    const DRIVERS: &str = "acpi base char clocksource cpuidle firmware idle iommu irqchip misc pci platform pnp ptp tty \
-        video virtio virt vhost input dma edac ras power powercap thermal rtc watchdog nvmem gpio of cpufreq bus mailbox \
-        block net";
+    const DRIVERS: &str = "acpi base char clocksource cpuidle firmware idle iommu irqchip pci platform pnp ptp tty virtio \
+        virt vhost input dma cpufreq";
+    const FLAT_DRIVERS: &str = "misc video edac ras power powercap thermal rtc watchdog nvmem gpio of bus mailbox block net";
     const FS: &str = "proc sysfs ramfs devpts debugfs kernfs notify iomap tracefs exportfs configfs unicode quota crypto \
         verity nls hugetlbfs pstore";
     const NET: &str = "core ipv4 ipv6 sched ethtool packet unix 802 ethernet netlink netfilter bpf devlink handshake";
@@ -132,8 +132,8 @@ fn is_needed(path: &str) -> bool {
         "Documentation" | "samples" | "sound" => false,
         "arch" => depth == 2 || below == "x86",
         "tools" => is_in(TOOLS, below),
-        "drivers" if is_in("acpi pci base tty firmware iommu", below) => true,
-        "drivers" => depth < 4 && (name.ends_with(".h") || is_in(DRIVERS, below)),
+        "drivers" if is_in(DRIVERS, below) => true,
+        "drivers" => depth < 4 && (name.ends_with(".h") || is_in(FLAT_DRIVERS, below)),
         "fs" => depth == 2 || is_in(FS, below),
         "net" => depth < 3 || name.ends_with(".h") || is_in(NET, below),
         _ => true,
@@ -250,6 +250,9 @@ fn configure(tree: &Path, to: &Path) {
     fs::copy(dir.path().join(".config"), to).unwrap();
 }
 
+/// Raised when other files are in the history, so that one of before is made anew.
+const LAYOUT: u32 = 2;
+
 /// The repository, with its commits in order.
 struct History {
     dir: PathBuf,
@@ -263,7 +266,11 @@ impl History {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("history");
         let done = dir.join(".git/history-is-complete");
         let config = dir.join(".git/history.config");
-        let recipe = format!("{STATES:?}{BROKEN:?}{}{}", debian().display(), fragment());
+        let recipe = format!(
+            "{LAYOUT}{STATES:?}{BROKEN:?}{}{}",
+            debian().display(),
+            fragment()
+        );
         if fs::read_to_string(&done).ok().as_ref() != Some(&recipe) {
             let _ = fs::remove_dir_all(&dir);
             fs::create_dir_all(&dir).unwrap();

@@ -327,6 +327,32 @@ fn a_file_that_was_changed_right_after_git_looked_is_seen() {
 }
 
 #[test]
+fn a_file_that_is_ignored_and_tracked_belongs_to_the_tree() {
+    let fake = Fake::plain();
+    // As in Debian's sources: everything is.
+    fake.write(".gitignore", "/*\n");
+    fake.git(&["init", "-q", "-b", "main"]);
+    let force = |message: &str| {
+        fake.git(&["add", "--force", "--all"]);
+        fake.git(&["commit", "-q", "-m", message]);
+        fake.git(&["rev-parse", "HEAD^{tree}"])
+    };
+    let first = force("first");
+    assert_eq!(fake.take(&[]).revisions[0].tree, first);
+    // Our index is from before.
+    fake.write("drivers/pnp/core.c", "new\n");
+    let second = force("second");
+    let snapshot = fake.take(&[]);
+    assert_eq!(snapshot.revisions[0].tree, second);
+    assert!(snapshot.revisions[0].commit.is_some());
+    fake.git(&["checkout", "-q", "HEAD~1"]);
+    assert_eq!(fake.take(&[]).revisions[0].tree, first);
+    // One that is not tracked stays out.
+    fake.write("drivers/pnp/other.c", "new\n");
+    assert_eq!(fake.take(&[]).revisions[0].tree, first);
+}
+
+#[test]
 fn a_source_without_a_repository() {
     let fake = Fake::plain();
     // As in Debian's sources.
