@@ -59,6 +59,23 @@ impl ModuleSource {
         kernel_dir.join(format!("module-{}", self.id)).join(FILE)
     }
 
+    /// Brings the sources into `work`. What was built there stays: make compares it with the kernel's headers, and most
+    /// variants change none. A directory in which a build has not ended well, or with anything else in it, is begun anew.
+    fn lay_out(&self, work: &Path) -> Result<(), HostError> {
+        let mut there = Vec::new();
+        collect(work, Path::new(""), &mut there)?;
+        let ours = |path: &Path| self.files.iter().any(|(file, _)| file == path);
+        let whole = whole(work);
+        if !whole.exists() || there.iter().any(|(path, _)| !ours(path)) {
+            files::remove(work)?;
+        }
+        files::remove(&whole)?;
+        for (path, bytes) in &self.files {
+            files::write_if_changed(&work.join(path), bytes)?;
+        }
+        Ok(())
+    }
+
     /// Builds it. `work` is a directory for it in the object tree's room; the caller holds the source's lock and has
     /// switched the source tree to the kernel's variant.
     pub fn build(
@@ -68,11 +85,9 @@ impl ModuleSource {
         work: &Path,
         kernel_dir: &Path,
     ) -> Result<PathBuf, KernelError> {
-        files::remove(work)?;
-        for (path, bytes) in &self.files {
-            files::write_whole(&work.join(path), bytes)?;
-        }
+        self.lay_out(work)?;
         make.run(step, &[&format!("M={}", work.display()), "modules"], None)?;
+        files::write_whole(&whole(work), b"")?;
         let built = self.built(kernel_dir);
         // The one that says that the build is there comes last.
         for file in [PF_FILE, FILE] {
@@ -82,6 +97,11 @@ impl ModuleSource {
         }
         Ok(built)
     }
+}
+
+/// Says beside the directory of a build that it has ended well.
+fn whole(work: &Path) -> PathBuf {
+    work.with_extension("whole")
 }
 
 /// Sources only: what a build beside them may have left is not read.
@@ -138,5 +158,40 @@ mod tests {
         assert_eq!(write("vfrace.o", "object"), second);
         assert_eq!(write("vfrace.mod.c", "generated"), second);
         assert_ne!(write("s390/shim.c", "int y;\n"), second);
+    }
+
+    #[test]
+    fn what_was_built_stays_as_long_as_the_sources_are_the_same_files() {
+        let module = |files: &[(&str, &str)]| ModuleSource {
+            files: files
+                .iter()
+                .map(|(path, text)| (PathBuf::from(path), text.as_bytes().to_vec()))
+                .collect(),
+            id: "x".to_owned(),
+        };
+        let top = tempfile::tempdir().unwrap();
+        let work = top.path().join("module");
+        let time = |file: &str| work.join(file).metadata().unwrap().modified().unwrap();
+        let first = module(&[("Kbuild", "a"), ("a.c", "1"), ("s390/b.h", "2")]);
+        first.lay_out(&work).unwrap();
+        std::fs::write(work.join("a.o"), "object").unwrap();
+        std::fs::write(work.join("a.mod.c"), "generated").unwrap();
+        files::write_whole(&whole(&work), b"").unwrap();
+        let before = (time("a.c"), time("s390/b.h"));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let second = module(&[("Kbuild", "a"), ("a.c", "1"), ("s390/b.h", "3")]);
+        second.lay_out(&work).unwrap();
+        assert!(work.join("a.o").exists() && time("a.c") == before.0);
+        assert!(time("s390/b.h") > before.1);
+        // That build was killed: what is there may be half an object.
+        second.lay_out(&work).unwrap();
+        assert!(!work.join("a.o").exists() && work.join("a.c").exists());
+        // One file less: an object of it must not be linked.
+        files::write_whole(&whole(&work), b"").unwrap();
+        std::fs::write(work.join("a.o"), "object").unwrap();
+        module(&[("Kbuild", "a"), ("a.c", "1")])
+            .lay_out(&work)
+            .unwrap();
+        assert!(!work.join("a.o").exists() && !work.join("s390").exists());
     }
 }
