@@ -53,7 +53,11 @@ test-unit: setup ## tests that boot nothing
 .PHONY: test-guest
 test-guest: setup ## tests on real kernels
 	@unset MAKEFLAGS MFLAGS MAKELEVEL; $(CARGO) run --quiet --locked -- kernel build base v7 v11 b1
-	@unset MAKEFLAGS MFLAGS MAKELEVEL; $(CARGO) test --locked --test guest -- --ignored --test-threads=1
+	@unset MAKEFLAGS MFLAGS MAKELEVEL; $(CARGO) test --locked --test guest -- --ignored --test-threads=1 --skip bisect::
+
+.PHONY: test-bisect
+test-bisect: setup ## git bisect run over a history of kernels: builds a dozen of them, not a part of `make test`
+	@unset MAKEFLAGS MFLAGS MAKELEVEL; $(CARGO) test --locked --test guest -- --ignored --test-threads=1 bisect::
 
 # VFRACE_BENCH_ROUNDS=20 make bench is a short one; docs/performance.md has the other variables.
 .PHONY: bench
