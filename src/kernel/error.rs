@@ -191,7 +191,7 @@ impl KernelError {
             }
             KernelError::Manifest(_) => Some("see the comment at the top of guest-tests/variants/variants.toml".to_owned()),
             KernelError::PatchDoesNotApply { .. } => {
-                Some("of a variant, `vfrace kernel show` says which sources it was tried on".to_owned())
+                Some("bring it up to date with that source, or put it on a variant with --patch-on; of a variant, `vfrace kernel show` says which sources it was tried on".to_owned())
             }
             KernelError::Config { own: Some(own), .. } => {
                 Some(format!("add these lines to {}; one that is there already has a dependency that is off", own.display()))
