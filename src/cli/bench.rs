@@ -412,11 +412,15 @@ pub(super) fn telling_line(error: &KernelError) -> String {
     };
     let log = String::from_utf8_lossy(&log);
     let line = log.lines().find(tells);
-    line.or_else(|| text.lines().skip(1).find(tells))
-        .or_else(|| text.lines().next())
-        .unwrap_or_default()
-        .trim()
-        .to_owned()
+    let line = line.or_else(|| text.lines().skip(1).find(tells));
+    let line = line.or_else(|| text.lines().next()).unwrap_or_default();
+    let line = line.trim();
+    // The compiler names files by where the cache has its tree, which tells nobody anything.
+    let (path, rest) = line.split_once(':').unwrap_or((line, ""));
+    match path.rsplit_once("/tree/") {
+        Some((cache, file)) if cache.starts_with('/') => format!("{file}:{rest}"),
+        _ => line.to_owned(),
+    }
 }
 
 /// The results directory: a new one under results/ unless one is named.
@@ -494,6 +498,11 @@ mod tests {
         assert_eq!(
             telling_line(&make(compiler)),
             "drivers/pci/iov.c:5:1: error: expected `;'"
+        );
+        let in_the_cache = format!("/cache/sources/linux-source-7.2_7.2.12/tree/{compiler}");
+        assert_eq!(
+            telling_line(&make(&in_the_cache)),
+            telling_line(&make(compiler))
         );
         assert!(
             telling_line(&make("make: *** Error 1")).starts_with("kernel v7+rt does not build")
