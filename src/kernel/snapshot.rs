@@ -295,7 +295,7 @@ impl Snapshot {
             // One pack in place of 90,000 small files.
             git.settings.push("core.bigFileThreshold=1".to_owned());
             let update = ["update-index", "-z", "--add", "--remove", "--stdin"];
-            git.say(&update, &changed)?.ok(&what)?;
+            git.say_until(&update, &changed, stop)?.ok(&what)?;
         }
         let said = git.say(&["write-tree", "--missing-ok"], &[])?;
         let tree = said.ok(&what)?.line();
