@@ -6,7 +6,8 @@ use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use crate::host::command::{self, Ended};
 use crate::host::{HostError, tools};
@@ -28,11 +29,13 @@ const SETTINGS: [&str; 12] = [
     "core.splitIndex=false",
     "core.autocrlf=false",
     "core.quotePath=false",
-    "core.looseCompression=1",
+    "core.compression=1",
     "gc.auto=0",
     "maintenance.auto=false",
     "advice.addEmbeddedRepo=false",
 ];
+/// How often a git that takes long is looked after.
+const POLL: Duration = Duration::from_millis(50);
 /// Bytes of an answer that are kept.
 const ANSWER: u64 = 64 << 20;
 
@@ -153,6 +156,16 @@ impl Git {
 
     /// Runs it with `input` on standard input. An error only if it cannot be run; see [`Said::ok`].
     pub fn say<S: AsRef<OsStr>>(&self, args: &[S], input: &[u8]) -> Result<Said, HostError> {
+        self.say_until(args, input, &AtomicBool::new(false))
+    }
+
+    /// The same for one that takes long: it ends when `stop` becomes true.
+    pub fn say_until<S: AsRef<OsStr>>(
+        &self,
+        args: &[S],
+        input: &[u8],
+        stop: &AtomicBool,
+    ) -> Result<Said, HostError> {
         let failed = |source| HostError::Start {
             tool: GIT.name.to_owned(),
             source,
@@ -177,10 +190,25 @@ impl Git {
                     let _ = stderr.take(ANSWER).read_to_end(&mut err);
                 }
             });
-            if let Some(stdout) = stdout {
-                let _ = stdout.take(ANSWER).read_to_end(&mut out);
+            scope.spawn(|| {
+                if let Some(stdout) = stdout {
+                    let _ = stdout.take(ANSWER).read_to_end(&mut out);
+                }
+            });
+            // A short one is not to wait for the next look.
+            let mut pause = Duration::from_millis(1);
+            while let Ok(None) = child.try_wait() {
+                if stop.load(Ordering::Relaxed) {
+                    // Its streams end with it, and with them the threads.
+                    command::end(&mut child);
+                }
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(POLL);
             }
         });
+        if stop.load(Ordering::Relaxed) {
+            return Err(HostError::Interrupted);
+        }
         let status = child.wait().map_err(failed)?;
         Ok(Said {
             out,
@@ -206,5 +234,60 @@ impl Git {
         line: impl FnMut(&str),
     ) -> Result<Ended, HostError> {
         command::run(&mut self.command(args), GIT.name, None, stop, line, || {})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn one_that_takes_long_can_be_stopped() {
+        let dir = tempfile::tempdir().unwrap();
+        let stop = AtomicBool::new(false);
+        let git = Git::at(dir.path());
+        let begun = Instant::now();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(200));
+                stop.store(true, Ordering::Relaxed);
+            });
+            let args = ["-c", "alias.wait=!sleep 60", "wait"];
+            let said = git.say_until(&args, &[], &stop);
+            assert!(matches!(said, Err(HostError::Interrupted)), "{said:?}");
+        });
+        assert!(begun.elapsed() < Duration::from_secs(20));
+    }
+
+    #[test]
+    fn nothing_of_the_callers_repository_or_configuration_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let git = Git {
+            ceiling: dir.path().parent().map(Path::to_path_buf),
+            ..Git::at(dir.path())
+        };
+        assert!(!git.say(&["rev-parse", "--git-dir"], &[]).unwrap().ok);
+        let name = git.say(&["config", "user.name"], &[]).unwrap();
+        assert!(!name.ok && name.out.is_empty(), "{name:?}");
+        // As `git rebase --exec` and hooks set it.
+        let mut command = Command::new("true");
+        command.env("HOME", "/");
+        clean(&mut command);
+        let names: Vec<_> = command.get_envs().collect();
+        for (variable, _) in std::env::vars_os() {
+            if variable.as_encoded_bytes().starts_with(b"GIT_") {
+                assert!(names.contains(&(variable.as_os_str(), None)));
+            }
+        }
+    }
+
+    #[test]
+    fn more_than_a_pipe_holds_goes_in_and_out() {
+        let git = Git::at(Path::new("/"));
+        let many = "deadbeef\n".repeat(100_000);
+        let said = git.say(&["stripspace"], many.as_bytes()).unwrap();
+        assert_eq!(said.out.len(), many.len());
     }
 }

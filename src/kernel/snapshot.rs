@@ -36,7 +36,7 @@ const USER_INDEX: &str = "user.index";
 const CHECKOUT_INDEX: &str = "checkout.index";
 /// What a build leaves in a source that is no git tree. Its .gitignore files are not asked: those of Debian's sources
 /// exclude everything.
-const PRODUCTS: &str = "*.o\n*.ko\n*.a\n*.cmd\n*.mod\n*.mod.c\n*.order\n*.symvers\n.tmp_*\n.config*\nvmlinux*\n!vmlinux*.[Sh]\n!vmlinux*.c\nSystem.map\n/include/config/\n/include/generated/\n/arch/*/include/generated/\n/arch/*/boot/bzImage\n.git\n";
+const PRODUCTS: &str = "*.o\n*.ko\n*.a\n*.cmd\n*.mod\n*.mod.c\n*.order\n*.symvers\n.tmp_*\n.config*\n/vmlinux\n/vmlinux.*\n/arch/*/boot/compressed/vmlinux\n/arch/*/boot/compressed/vmlinux.bin*\n/arch/*/boot/compressed/vmlinux.relocs\n/System.map\n/include/config/\n/include/generated/\n/arch/*/include/generated/\n/arch/*/boot/bzImage\n.git\n";
 
 /// A kernel tree of the user's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -316,7 +316,7 @@ impl Snapshot {
             // One pack in place of 90,000 small files.
             git.settings.push("core.bigFileThreshold=1".to_owned());
             let update = ["update-index", "-z", "--add", "--remove", "--stdin"];
-            git.say(&update, &changed)?.ok(&what)?;
+            git.say_until(&update, &changed, stop)?.ok(&what)?;
         }
         let said = git.say(&["write-tree", "--missing-ok"], &[])?;
         let tree = said.ok(&what)?.line();

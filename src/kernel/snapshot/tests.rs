@@ -361,7 +361,11 @@ fn a_source_without_a_repository() {
     fake.write(".config", "CONFIG_X=y\n");
     fake.write("include/config/auto.conf", "x\n");
     fake.write("vmlinux", "x\n");
+    fake.write("arch/x86/boot/compressed/vmlinux.bin.gz", "x\n");
+    // Sources, whatever they are called.
     fake.write("arch/x86/kernel/vmlinux.lds.S", "x\n");
+    fake.write("arch/sh/boot/compressed/vmlinux.scr", "x\n");
+    fake.write("tools/perf/util/bpf_skel/vmlinux/vmlinux.h", "x\n");
     std::fs::create_dir_all(fake.dir().join("nested")).unwrap();
     let mut git = Command::new("git");
     git::clean(&mut git);
@@ -377,8 +381,10 @@ fn a_source_without_a_repository() {
         [
             ".gitignore",
             "Makefile",
+            "arch/sh/boot/compressed/vmlinux.scr",
             "arch/x86/kernel/vmlinux.lds.S",
-            "drivers/pci/iov.c"
+            "drivers/pci/iov.c",
+            "tools/perf/util/bpf_skel/vmlinux/vmlinux.h"
         ]
     );
     assert_eq!(before, picture(&fake.dir()));
