@@ -32,7 +32,7 @@ build: setup ## compile vfrace
 run: build ## unfixed kernel and v5, v6, v7, one table; evidence in results/
 	@env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL target/release/vfrace matrix $(ARGS)
 
-# About two hours on two cores. It goes on where it was; `rm -r results/all results/rt` begins anew. The pages are made
+# It takes hours. It goes on where it was; `rm -r results/all results/rt` begins anew. The pages are made
 # whatever came out.
 .PHONY: matrix
 matrix: build ## every version of the fix in every scenario; docs/matrix.md and docs/matrix-rt.md are made from it

@@ -20,6 +20,7 @@ use super::trial::{Trial, Trying, fresh};
 
 /// Arguments of `vfrace bisect`.
 #[derive(Debug, clap::Args)]
+#[command(mut_arg("out", |out| out.help("Where results go [default: a directory in the cache, which is printed]")))]
 pub(super) struct Args {
     /// Scenario: a name, or a path to a .toml file
     #[arg(long, value_name = "S")]

@@ -29,7 +29,7 @@ const RECIPE: u32 = 3;
 /// What has the symbols and lines of a kernel.
 pub(super) const SYMBOLS: &str = "vmlinux.debug";
 /// Digits of the identity that name the directory.
-pub(super) const ID_DIGITS: usize = 20;
+const ID_DIGITS: usize = 20;
 
 /// A kernel in the cache, ready to boot, with the guest module for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -475,16 +475,20 @@ fn compiler() -> Result<String, HostError> {
 
 /// Hash of everything that decides what comes out.
 fn identity(ground: &Ground<'_>, config: &Config, compiler: &str) -> String {
-    let mut hash = Sha256::new();
     let [version, source, patch] = ground.identity();
-    let parts = [
+    identity_of(&[
         RECIPE.to_string().into_bytes(),
         version,
         source,
         patch,
         config.id().into_bytes(),
         compiler.as_bytes().to_vec(),
-    ];
+    ])
+}
+
+/// The identity that a kernel has by its parts, in their order.
+pub(super) fn identity_of(parts: &[Vec<u8>]) -> String {
+    let mut hash = Sha256::new();
     for part in parts {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);

@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use sha2::{Digest, Sha256};
-
-use super::build::{BuiltKernel, ID_DIGITS, Kernels, Listed, OutOfLine, SYMBOLS};
+use super::build::{BuiltKernel, Kernels, Listed, OutOfLine, SYMBOLS, identity_of};
 use super::config::options;
 use super::make::Make;
 use super::module::ModuleSource;
@@ -168,20 +166,12 @@ impl Ready {
     }
 
     fn identity(&self, image_sha256: &str) -> String {
-        let mut hash = Sha256::new();
-        for part in [
-            b"ready".as_slice(),
-            image_sha256.as_bytes(),
-            &self.config,
-            self.boot.join(" ").as_bytes(),
-        ] {
-            hash.update((part.len() as u64).to_le_bytes());
-            hash.update(part);
-        }
-        files::hex(&hash.finalize())
-            .chars()
-            .take(ID_DIGITS)
-            .collect()
+        identity_of(&[
+            b"ready".to_vec(),
+            image_sha256.as_bytes().to_vec(),
+            self.config.clone(),
+            self.boot.join(" ").into_bytes(),
+        ])
     }
 
     /// Copies what a run needs into the cache; `build.json` last.
