@@ -57,6 +57,12 @@ impl ExitCode {
         self as u8
     }
 
+    /// What `work` ends with. A panic in it is vfrace's own fault, not the kernel's; it would end the process with 101,
+    /// which `git bisect run` takes for a bad commit. Its message has been printed by then.
+    pub fn of(work: impl FnOnce() -> Self + std::panic::UnwindSafe) -> Self {
+        std::panic::catch_unwind(work).unwrap_or(ExitCode::Infrastructure)
+    }
+
     /// The worse of two outcomes, for a campaign: what stops a bisection outranks "cannot tell", which outranks bad.
     #[must_use]
     pub fn worse(self, other: Self) -> Self {
@@ -67,5 +73,17 @@ impl ExitCode {
 impl From<ExitCode> for std::process::ExitCode {
     fn from(code: ExitCode) -> Self {
         std::process::ExitCode::from(code.code())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ExitCode;
+
+    #[test]
+    fn a_panic_is_no_bad_commit() {
+        assert_eq!(ExitCode::of(|| ExitCode::Bad), ExitCode::Bad);
+        let code = ExitCode::of(|| panic!("a mistake in vfrace"));
+        assert_eq!(code.code(), 128);
     }
 }

@@ -4,8 +4,5 @@
 use vfrace::exit::ExitCode;
 
 fn main() -> std::process::ExitCode {
-    // A panic would end with 101, which `git bisect run` takes for a bad commit. It has been printed.
-    std::panic::catch_unwind(|| vfrace::cli::main(std::env::args_os()))
-        .unwrap_or(ExitCode::Infrastructure)
-        .into()
+    ExitCode::of(|| vfrace::cli::main(std::env::args_os())).into()
 }

@@ -349,3 +349,34 @@ fn without_git() {
         );
     }
 }
+
+/// Results that nobody reads any more are no fault of the kernel's, and no reason to lose the rest.
+#[test]
+fn a_reader_that_went_away() {
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    drop(reader);
+    let output = vfrace(&["kernel", "list"])
+        .stdout(writer)
+        .stderr(std::process::Stdio::piped())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(told(&output), "");
+}
+
+#[test]
+fn a_full_disk_for_what_is_printed() {
+    let full = || {
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).open("/dev/full").unwrap()
+    };
+    let output = vfrace(&["run"]).stderr(full()).output().unwrap();
+    assert_eq!(output.status.code(), Some(129), "{output:?}");
+    let output = vfrace(&["kernel", "list"]).stdout(full()).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let told = told(&output);
+    assert!(
+        told.starts_with("error: cannot write to standard output: "),
+        "{told}"
+    );
+}

@@ -12,13 +12,9 @@ use sha2::{Digest, Sha256};
 use super::stats::Rate;
 use crate::exit::ExitCode;
 use crate::host::files::{self, Lock};
-use crate::host::{HostError, command, tools};
+use crate::host::{HostError, command};
+use crate::kernel::TreeRequest;
 
-const GIT: tools::Tool = tools::Tool {
-    name: "git",
-    package: "git",
-    used_for: "bisections",
-};
 /// Digits of a key, which is a file name.
 const KEY_DIGITS: usize = 20;
 
@@ -147,22 +143,9 @@ impl Bisection {
 
 /// The top of the git work tree around `dir`.
 pub fn work_tree(dir: &Path) -> Result<PathBuf, BisectionError> {
-    tools::require(&[GIT])?;
-    let none = || BisectionError::NoWorkTree {
+    TreeRequest::around(dir)?.ok_or_else(|| BisectionError::NoWorkTree {
         path: dir.to_path_buf(),
-    };
-    match git(dir, &["rev-parse", "--show-toplevel"]) {
-        Ok(top) if top.trim_end().is_empty() => Err(none()),
-        Ok(top) => Ok(PathBuf::from(top.trim_end_matches('\n'))),
-        // In git's words, see LC_ALL below: there is none, or it is a bare repository.
-        Err(HostError::Failed { tail, .. })
-            if tail.contains("not a git repository")
-                || tail.contains("must be run in a work tree") =>
-        {
-            Err(none())
-        }
-        Err(error) => Err(error.into()),
-    }
+    })
 }
 
 /// A file of git's own.

@@ -4,7 +4,6 @@
 mod play;
 
 use std::collections::BTreeSet;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -28,6 +27,7 @@ use super::failure::Failure;
 use super::kernel::KernelArgs;
 use super::kernels::KernelOptions;
 use super::points::PointsArgs;
+use super::say;
 
 pub(super) use play::Order;
 
@@ -318,8 +318,7 @@ impl Bench {
 
     fn quiet_and_print(self, said: &[u8]) {
         self.quiet();
-        // A reader that went away is nobody's fault.
-        let _ = std::io::stdout().write_all(said);
+        say::bytes([said]);
     }
 
     /// Ends the display of progress; what is printed afterwards stays below it.

@@ -16,6 +16,7 @@ use crate::scenario::Scenario;
 use super::bench::{Bench, Options, only, telling_line};
 use super::failure::Failure;
 use super::kernels::KernelOptions;
+use super::say;
 use super::trial::{Trial, Trying, fresh};
 
 /// Arguments of `vfrace bisect`.
@@ -66,11 +67,11 @@ pub(super) fn run(args: &Args) -> ExitCode {
             };
             let line = format!("{word}: {}", failure.line());
             failure.tell();
-            println!("{line}");
+            say::out(format_args!("{line}\n"));
             return exit;
         }
     };
-    println!("{decided}");
+    say::out(format_args!("{decided}\n"));
     match (args.fixed, decided.decision) {
         (true, Decision::Good) => ExitCode::Bad,
         (true, Decision::Bad) => ExitCode::Good,
@@ -258,7 +259,11 @@ impl Step<'_> {
             verdicts: boots.iter().map(|boot| boot.verdict).collect(),
             reference,
         };
-        println!("{} on {name}: {}", told.scenario, dir.display());
+        say::out(format_args!(
+            "{} on {name}: {}\n",
+            told.scenario,
+            dir.display()
+        ));
         let file: PathBuf = dir.join("bisect.json");
         let json = serde_json::to_vec_pretty(&told).map_err(std::io::Error::from);
         std::fs::create_dir_all(dir)

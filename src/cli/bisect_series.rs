@@ -16,6 +16,7 @@ use crate::scenario::Scenario;
 use super::bench::{Bench, Options, Ready, telling_line};
 use super::failure::Failure;
 use super::kernels::KernelOptions;
+use super::say;
 use super::trial::{Trial, Trying};
 
 /// Arguments of `vfrace bisect-series`.
@@ -273,12 +274,12 @@ impl Series<'_> {
 fn tell(told: &Told<'_>, dir: &Path) -> Result<ExitCode, Failure> {
     let patches = told.subjects.len();
     for looked in told.looked {
-        println!(
-            "{:>4}  {}  {}",
+        say::out(format_args!(
+            "{:>4}  {}  {}\n",
             looked.patches, looked.kernel, looked.decided
-        );
+        ));
     }
-    println!("evidence: {}", dir.display());
+    say::out(format_args!("evidence: {}\n", dir.display()));
     let subject = |patch: usize| {
         let subject = patch.checked_sub(1).and_then(|at| told.subjects.get(at));
         subject.map_or("", String::as_str)
@@ -289,26 +290,28 @@ fn tell(told: &Told<'_>, dir: &Path) -> Result<ExitCode, Failure> {
     };
     let wanted = &told.wanted;
     match &told.halved.answer {
-        Answer::Patch { patch, to, .. } => println!(
-            "patch {patch} of {patches} {} it ({wanted}): {}",
+        Answer::Patch { patch, to, .. } => say::out(format_args!(
+            "patch {patch} of {patches} {} it ({wanted}): {}\n",
             does(*to),
             subject(*patch)
-        ),
+        )),
         Answer::OneOf {
             first, last, to, ..
         } => {
-            println!(
-                "one of patches {first} to {last} {} it ({wanted}):",
+            say::out(format_args!(
+                "one of patches {first} to {last} {} it ({wanted}):\n",
                 does(*to)
-            );
+            ));
             for patch in *first..=*last {
-                println!("  {patch}  {}", subject(patch));
+                say::out(format_args!("  {patch}  {}\n", subject(patch)));
             }
         }
         Answer::Unchanged { both } => {
-            println!("no patch of {patches} changes it ({wanted}): {both} with and without them");
+            say::out(format_args!(
+                "no patch of {patches} changes it ({wanted}): {both} with and without them\n"
+            ));
         }
-        Answer::CannotTell => println!("cannot tell: fewer than two prefixes can be tested"),
+        Answer::CannotTell => say::out("cannot tell: fewer than two prefixes can be tested\n"),
     }
     let file = dir.join("series.json");
     let json = serde_json::to_vec_pretty(told).map_err(std::io::Error::from);

@@ -16,6 +16,7 @@ use super::bench::{Bench, Options, Ready};
 use super::explore::recorder;
 use super::failure::Failure;
 use super::kernels::KernelOptions;
+use super::say;
 
 /// Arguments of `vfrace compare`.
 #[derive(Debug, clap::Args)]
@@ -97,7 +98,7 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
         compared: &found,
         files: &dir,
     };
-    print!("{}", report::compare(&told, Style::stdout().color));
+    say::out(report::compare(&told, Style::stdout().color));
     let file = dir.join("compare.json");
     let json = serde_json::to_vec_pretty(&told).map_err(std::io::Error::from);
     json.and_then(|json| std::fs::write(&file, json))

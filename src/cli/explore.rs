@@ -13,6 +13,7 @@ use crate::scenario::Scenario;
 
 use super::bench::{Bench, Options, Ready};
 use super::failure::Failure;
+use super::say;
 
 /// Arguments of `vfrace explore`.
 ///
@@ -84,7 +85,7 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
         files: &dir,
     };
     // What a person waits for comes before a file that may not be written.
-    print!("{}", report::explore(&told, Style::stdout().color));
+    say::out(report::explore(&told, Style::stdout().color));
     let file = dir.join("explore.json");
     let json = serde_json::to_vec_pretty(&told).map_err(std::io::Error::from);
     json.and_then(|json| std::fs::write(&file, json))

@@ -16,6 +16,7 @@ use crate::scenario::ScenarioError;
 use crate::symbols::SymbolsError;
 
 use super::judge::JudgeError;
+use super::say;
 
 /// Why a command ended early.
 #[derive(Debug, thiserror::Error)]
@@ -266,17 +267,17 @@ impl Failure {
     pub(super) fn tell(self) -> ExitCode {
         let (exit, hint) = (self.exit(), self.hint());
         if let Failure::Scenario(error) = self {
-            eprintln!("{:?}", miette::Report::new(error));
+            say::err(format_args!("{:?}\n", miette::Report::new(error)));
             return exit;
         }
-        eprintln!("error: {self}");
+        say::err(format_args!("error: {self}\n"));
         let mut cause = std::error::Error::source(&self);
         while let Some(error) = cause {
-            eprintln!("  because: {error}");
+            say::err(format_args!("  because: {error}\n"));
             cause = error.source();
         }
         if let Some(hint) = hint {
-            eprintln!("  to mend it: {hint}");
+            say::err(format_args!("  to mend it: {hint}\n"));
         }
         exit
     }

@@ -4,7 +4,7 @@
 mod error;
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
@@ -20,6 +20,7 @@ use crate::scenario::{self, Scenario, ScenarioError};
 use crate::symbols;
 
 use super::failure::Failure;
+use super::say;
 use crate::exit::ExitCode;
 
 pub(super) use error::JudgeError;
@@ -123,7 +124,7 @@ fn apply(args: &Args) -> Result<ExitCode, Failure> {
             judgement.findings.iter().any(|f| f.console == Some(span))
         };
         let lines = console.armed.iter().filter(told);
-        print(lines.flat_map(|report| foreign::raw(&bytes, report)));
+        say::bytes(lines.flat_map(|report| foreign::raw(&bytes, report)));
         return Ok(exit);
     }
     let file = args
@@ -153,19 +154,8 @@ fn apply(args: &Args) -> Result<ExitCode, Failure> {
         Format::Text => report.text(Style::stdout().color),
         Format::Json => report.json().map_err(JudgeError::Json)?,
     };
-    print(std::iter::once(text.as_bytes()));
+    say::out(text);
     Ok(exit)
-}
-
-fn print<'a>(parts: impl Iterator<Item = &'a [u8]>) {
-    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    for part in parts {
-        // A reader that went away is nobody's fault.
-        if out.write_all(part).is_err() {
-            return;
-        }
-    }
-    let _ = out.flush();
 }
 
 /// Gives the findings their lines of source. A file that was named on the command line has to be of use.

@@ -13,6 +13,7 @@ use crate::scenario::{self, ScenarioError};
 use super::bench::{Bench, Options, Order};
 use super::failure::Failure;
 use super::kernels::KernelOptions;
+use super::say;
 
 /// More boots of one combination than anybody can wait for.
 const MOST: i64 = 1_000_000;
@@ -170,14 +171,14 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
     let interrupted = bench.stop.load(Ordering::Acquire);
     bench.quiet();
     // What a person waits for comes before a file that may not be written.
-    print!("{}", report::matrix(&table, Style::stdout().color));
+    say::out(report::matrix(&table, Style::stdout().color));
     if interrupted {
-        println!(
-            "stopped before the end: the same command with --out {} goes on",
+        say::out(format_args!(
+            "stopped before the end: the same command with --out {} goes on\n",
             dir.display()
-        );
+        ));
     }
-    println!("evidence: {}", dir.display());
+    say::out(format_args!("evidence: {}\n", dir.display()));
     table.write(&dir)?;
     Ok(table.exit(interrupted))
 }

@@ -11,6 +11,7 @@ use crate::paths;
 use crate::report::{self, Style};
 
 use super::failure::Failure;
+use super::say;
 
 /// Arguments of `vfrace merge`.
 #[derive(Debug, clap::Args)]
@@ -49,6 +50,6 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
     if let Some(file) = &args.markdown {
         files::write_whole(file, report::markdown(&table).as_bytes())?;
     }
-    print!("{}", report::matrix(&table, Style::stdout().color));
+    say::out(report::matrix(&table, Style::stdout().color));
     Ok(table.exit(false))
 }

@@ -15,6 +15,7 @@ mod matrix;
 mod merge;
 mod points;
 mod run;
+mod say;
 mod trial;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};

@@ -10,6 +10,7 @@ use crate::report::{self, RunReport, Style};
 use super::bench::{Bench, Options, only, titles};
 use super::failure::Failure;
 use super::kernels::KernelOptions;
+use super::say;
 
 /// Arguments of `vfrace run`.
 #[derive(Debug, clap::Args)]
@@ -35,10 +36,8 @@ pub(super) fn run(args: &Args) -> ExitCode {
 
 fn play(args: &Args) -> Result<ExitCode, Failure> {
     let Some(name) = &args.scenario else {
-        eprint!(
-            "which scenario? There are:\n{}",
-            titles(&paths::data_dir()?)?
-        );
+        let titles = titles(&paths::data_dir()?)?;
+        say::err(format_args!("which scenario? There are:\n{titles}"));
         return Ok(ExitCode::Usage);
     };
     let bench = Bench::new()?;
@@ -62,7 +61,10 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
     );
     bench.quiet();
     if result.interrupted {
-        eprintln!("stopped; what there is of the run is in {}", dir.display());
+        say::err(format_args!(
+            "stopped; what there is of the run is in {}\n",
+            dir.display()
+        ));
         return Ok(ExitCode::Interrupted);
     }
     let told = RunReport {
@@ -73,6 +75,6 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
         seconds: result.seconds,
         files: &result.dir,
     };
-    print!("{}", report::run(&told, Style::stdout().color));
+    say::out(report::run(&told, Style::stdout().color));
     Ok(verdict_exit(result.judgement.verdict))
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::ManifestError;
 use super::functions::TableError;
 use super::image::ImageError;
+use super::make::Lack;
 use crate::exit::ExitCode;
 use crate::host::HostError;
 use crate::host::command::indented;
@@ -163,7 +164,7 @@ impl KernelError {
             | KernelError::Patch { .. }
             | KernelError::NameTaken { .. }
             | KernelError::Manifest(_) => ExitCode::Usage,
-            KernelError::Make { tail, .. } if tail.contains("No space left on device") => {
+            KernelError::Make { tail, .. } if Lack::told_by(tail).is_some() => {
                 ExitCode::Infrastructure
             }
             KernelError::PatchDoesNotApply { .. }
@@ -220,10 +221,14 @@ impl KernelError {
             KernelError::Config { .. } => {
                 Some("an option with a dependency that is off vanishes: add the dependency to guest-tests/kconfig".to_owned())
             }
-            KernelError::Make { tail, .. } if tail.contains("No space left on device") => {
-                Some("the disk is full: free some space, or set VFRACE_CACHE to a larger disk".to_owned())
-            }
-            KernelError::Make { .. } | KernelError::Architecture { .. } => None,
+            KernelError::Make { tail, .. } => Lack::told_by(tail).map(|lack| {
+                match lack {
+                    Lack::Disk => "the disk is full: free some space, or set VFRACE_CACHE to a larger disk",
+                    Lack::Memory => "a compiler or linker ran out of memory: end other programs, or build with fewer CPUs (taskset)",
+                }
+                .to_owned()
+            }),
+            KernelError::Architecture { .. } => None,
             KernelError::Image { .. } => {
                 Some("remove the object tree under build/ in the cache, and build again".to_owned())
             }

@@ -46,16 +46,53 @@ const ERRORS: usize = 8;
 
 /// A line of a compiler, an assembler, a linker, objtool or modpost that says what is wrong.
 fn is_error(line: &str) -> bool {
-    const SIGNS: [&str; 7] = [
+    const SIGNS: [&str; 6] = [
         " error: ",
         "fatal error:",
         "Error: ",
         "ERROR: ",
         "undefined reference",
         "command not found",
-        "No space left on device",
     ];
-    SIGNS.iter().any(|sign| line.contains(sign))
+    SIGNS.iter().any(|sign| line.contains(sign)) || Lack::told_by(line).is_some()
+}
+
+/// What a machine ran out of, so that the build failed: nothing that the kernel is to blame for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// Room on a disk.
+    Disk,
+    /// Memory: an allocation failed, or the kernel of the machine killed a compiler.
+    Memory,
+}
+
+impl Lack {
+    /// By the words of strerror(3), of gcc's drivers (`gcc.cc`, `collect-utils.cc`: "Killed signal terminated program",
+    /// "terminated with signal 9") and of the shell and make about a process that was killed.
+    pub fn told_by(output: &str) -> Option<Self> {
+        const DISK: [&str; 2] = ["No space left on device", "Disk quota exceeded"];
+        const MEMORY: [&str; 7] = [
+            "Killed signal terminated program",
+            "terminated with signal 9",
+            "Cannot allocate memory",
+            "virtual memory exhausted",
+            "memory exhausted",
+            "out of memory allocating",
+            "Error 137",
+        ];
+        let says = |words: &[&str]| words.iter().any(|word| output.contains(word));
+        if says(&DISK) {
+            Some(Lack::Disk)
+        } else if says(&MEMORY)
+            || output
+                .lines()
+                .any(|line| line.trim_end().ends_with("Killed"))
+        {
+            Some(Lack::Memory)
+        } else {
+            None
+        }
+    }
 }
 
 /// A make in one source and object tree.
@@ -160,6 +197,43 @@ mod tests {
             assert!(is_error(line), "{line}");
         }
         assert!(!is_error("  CC      lib/error.o") && !is_error("make[1]: *** [x] Error 2"));
+    }
+
+    #[test]
+    fn a_machine_that_runs_out_of_something() {
+        for (line, lack) in [
+            (
+                "fs/a.c:9:1: fatal error: error writing to /tmp/cc1.s: No space left on device",
+                Lack::Disk,
+            ),
+            (
+                "gcc: fatal error: Killed signal terminated program cc1",
+                Lack::Memory,
+            ),
+            (
+                "collect2: fatal error: ld terminated with signal 9 [Killed]",
+                Lack::Memory,
+            ),
+            ("cc1: out of memory allocating 65536 bytes", Lack::Memory),
+            ("sh: 1: Cannot fork: Cannot allocate memory", Lack::Memory),
+            (
+                "scripts/link-vmlinux.sh: line 106: 4711 Killed",
+                Lack::Memory,
+            ),
+            (
+                "make[3]: *** [Makefile:9: vmlinux.o] Error 137",
+                Lack::Memory,
+            ),
+        ] {
+            assert_eq!(Lack::told_by(line), Some(lack), "{line}");
+            assert!(is_error(line), "{line}");
+        }
+        for line in [
+            "make[2]: *** [scripts/Makefile.build:289: drivers/pci/iov.o] Error 1",
+            "drivers/pci/iov.c:9:2: error: 'Killed' undeclared",
+        ] {
+            assert_eq!(Lack::told_by(line), None, "{line}");
+        }
     }
 
     #[test]
