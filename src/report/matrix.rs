@@ -315,21 +315,81 @@ pub fn markdown(table: &Table) -> String {
         .filter(|o| o.expected.is_some() && !o.as_expected)
         .collect();
     if !differ.is_empty() {
-        text += "\n## Not as expected\n\n";
+        text += "\n## Not as expected\n\nWhat is known of the causes: [scenarios.md](scenarios.md).\n\n";
         section(&mut text, &differ, true);
     }
-    let mut scenarios: Vec<&str> = Vec::new();
-    for outcome in &table.outcomes {
-        if !scenarios.contains(&outcome.scenario.as_str()) {
-            scenarios.push(&outcome.scenario);
-        }
-    }
+    let scenarios = distinct(table.outcomes.iter().map(|o| o.scenario.as_str()));
+    text += &glance(table, &scenarios);
     for scenario in scenarios {
         let _ = write!(text, "\n## {scenario}\n\n");
         let here = table.outcomes.iter().filter(|o| o.scenario == scenario);
         section(&mut text, &here.collect::<Vec<_>>(), false);
     }
     text
+}
+
+/// In the order in which they come first.
+fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut all: Vec<&str> = Vec::new();
+    for name in names {
+        if !all.contains(&name) {
+            all.push(name);
+        }
+    }
+    all
+}
+
+/// A line a scenario, a column a kernel. Nothing for a single line or column.
+fn glance(table: &Table, scenarios: &[&str]) -> String {
+    let kernels = distinct(table.outcomes.iter().map(|o| o.kernel.as_str()));
+    let mut text = String::new();
+    if kernels.len() < 2 || scenarios.len() < 2 {
+        return text;
+    }
+    let mut seen: Vec<Verdict> = table.outcomes.iter().map(|o| o.verdict).collect();
+    seen.sort();
+    seen.dedup();
+    let legend = seen
+        .iter()
+        .map(|verdict| format!("{}: {verdict}", short(*verdict)));
+    let legend = legend.collect::<Vec<_>>().join(", ");
+    let _ = write!(
+        text,
+        "\n## At a glance\n\n{legend}; **bold**: not as expected.\n\n| scenario | {} |\n|---|{}\n",
+        kernels.join(" | "),
+        ":-:|".repeat(kernels.len())
+    );
+    for scenario in scenarios {
+        let _ = write!(text, "| [{scenario}](#{scenario}) |");
+        for kernel in &kernels {
+            let mut here = table.outcomes.iter();
+            let here = here.find(|o| o.scenario == *scenario && o.kernel == *kernel);
+            let _ = match here {
+                Some(o) if o.expected.is_some() && !o.as_expected => {
+                    write!(text, " **{}** |", short(o.verdict))
+                }
+                Some(o) => write!(text, " {} |", short(o.verdict)),
+                None => write!(text, "  |"),
+            };
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// Few letters, for a narrow column.
+fn short(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Infra => "infra",
+        Verdict::BuildFail => "build",
+        Verdict::BootFail => "boot",
+        Verdict::DoubleRemoval => "2x",
+        Verdict::Deadlock => "dead",
+        Verdict::Finding => "find",
+        Verdict::Silent => "silent",
+        Verdict::Inconclusive => "?",
+        Verdict::Pass => "ok",
+    }
 }
 
 fn section(text: &mut String, outcomes: &[&Outcome], with_scenario: bool) {
