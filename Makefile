@@ -9,6 +9,10 @@ MAKEFLAGS += --no-builtin-rules
 
 # more for `vfrace matrix`, e.g. make run ARGS='--boots 5'
 ARGS ?=
+# architecture of the guests: x86_64 or s390x, e.g. make run ARCH=s390x. What the environment says is about other kernels.
+ifneq ($(origin ARCH),command line)
+ARCH := x86_64
+endif
 
 SCRIPTS := images/setup.sh .ci/run
 
@@ -21,7 +25,12 @@ help: ## this list
 
 .PHONY: setup
 setup: ## install missing Debian packages (as root or with sudo)
-	@images/setup.sh
+	@images/setup.sh --arch $(ARCH)
+
+# Tests have guests of every architecture.
+.PHONY: setup-all
+setup-all:
+	@images/setup.sh --arch s390x
 
 .PHONY: build
 build: setup ## compile vfrace
@@ -29,8 +38,8 @@ build: setup ## compile vfrace
 
 # vfrace starts make itself, for the kernel; that one has nothing to do with this one's jobs.
 .PHONY: run
-run: build ## unfixed kernel and v5, v6, v7, one table; evidence in results/
-	@env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL target/release/vfrace matrix $(ARGS)
+run: build ## unfixed kernel and v5, v6, v7, one table; evidence in results/ (ARCH=s390x: on another architecture)
+	@env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL target/release/vfrace matrix --arch $(ARCH) $(ARGS)
 
 # It takes hours. It goes on where it was; `rm -r results/all results/rt` begins anew. The pages are made
 # whatever came out.
@@ -51,8 +60,9 @@ test-unit: setup ## tests that boot nothing
 	@$(CARGO) test --locked --no-fail-fast
 
 .PHONY: test-guest
-test-guest: setup ## tests on real kernels
+test-guest: setup-all ## tests on real kernels
 	@unset MAKEFLAGS MFLAGS MAKELEVEL; $(CARGO) run --quiet --locked -- kernel build base v7 v11 b1
+	@unset MAKEFLAGS MFLAGS MAKELEVEL; $(CARGO) run --quiet --locked -- kernel build base --arch s390x
 	@unset MAKEFLAGS MFLAGS MAKELEVEL; $(CARGO) test --locked --test guest -- --ignored --test-threads=1 --skip bisect::
 
 .PHONY: test-bisect

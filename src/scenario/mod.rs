@@ -4,6 +4,7 @@
 mod error;
 mod file;
 mod filled;
+mod fits;
 mod grammar;
 mod point;
 mod schedule;
@@ -19,6 +20,7 @@ use crate::event::{Class, FunctionId, Role, Target};
 
 pub use error::{Malformed, ScenarioError};
 pub use file::{Entry, list, load};
+pub use fits::MOST_VFS_S390X;
 pub use grammar::grammar_pages;
 pub use point::{MESSAGES, PointError};
 pub use schedule::{At, Hold, LockName, Schedule, ScheduleError, Step, Until};
