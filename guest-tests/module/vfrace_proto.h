@@ -54,8 +54,8 @@ struct vfrace_unplug {
  */
 #define VFRACE_COMMAND_POINT	6
 /*
- * What the next unplug does: "virtfn INDEX", "device INDEX", "write PATH VALUE", or "watch FUNCTION NUMBER" if it is
- * not the module that does it.
+ * What the next unplug does: "virtfn INDEX", "device INDEX", "write PATH VALUE", or "watch FUNCTION NUMBER [CALLS]"
+ * if it is not the module that does it.
  */
 #define VFRACE_COMMAND_UNPLUG	7
 #define VFRACE_COMMAND_STATES	8	/* report where both sides stand */
