@@ -122,9 +122,24 @@ impl<'a> Course<'a> {
         if self.machine.plugs_functions() {
             self.machine.plug_pf(self.limit(COMMAND))?;
             self.shell(&steps::wait_for_pf(self.at), "waiting for the PF")?;
+            self.must_be_sriov()?;
         }
         self.tell(CommandKind::Pf, self.at.pf, "the address of the PF")?;
         self.tell(CommandKind::Cost, "", "measuring what a call costs")
+    }
+
+    /// Whether the guest's kernel sees an SR-IOV device, which on s390x it does by the module vfrace_zpci only.
+    fn must_be_sriov(&mut self) -> Result<(), Cut> {
+        let sent = self.send(CommandKind::Exec, &steps::is_sriov(self.at))?;
+        let limit = self.limit(COMMAND);
+        match self.done(sent, limit) {
+            Ok((0, _)) => Ok(()),
+            Ok(_) => Err(Cut::host(
+                "the PF has no SR-IOV capability and its VFs would be isolated functions: vfrace_zpci is not at work in the guest",
+            )),
+            Err(Missed::Stopped(cut)) => Err(cut),
+            Err(Missed::Late) => Err(self.stuck(&late("looking at the PF", limit), false, None)),
+        }
     }
 
     /// One round. Its schedule may be another one than the scenario's.

@@ -148,25 +148,33 @@ pub(super) fn empties_slot(scenario: &Scenario, fired: bool) -> bool {
 /// Finds the PF again that a removal took out of the kernel, and waits for it.
 pub(super) const FIND_PF: &str = "echo 1 >/sys/bus/pci/rescan";
 
-/// Waits for the PF, for some seconds.
+/// Waits for the PF, for some seconds. Where an event of the platform brings it, until it has its driver: that comes later
+/// than the directory, and a round begins with the PF's being unbound.
 pub(super) fn wait_for_pf(at: Places) -> String {
-    let pf = directory(at);
+    let there = match at.arch {
+        Arch::X86_64 => directory(at),
+        Arch::S390x => format!("{}/driver", directory(at)),
+    };
     format!(
-        "n=0; while [ ! -e {pf} ] && [ $n -lt 100 ]; do usleep 100000; n=$((n + 1)); done; [ -e {pf} ]"
+        "n=0; while [ ! -e {there} ] && [ $n -lt 100 ]; do usleep 100000; n=$((n + 1)); done; [ -e {there} ]"
     )
 }
 
 /// Waits, for some seconds, until the VFs that the platform has shown to the guest are the PF's, with their drivers.
 pub(super) fn wait_for_vfs(at: Places, scenario: &Scenario) -> String {
     let pf = directory(at);
-    let there = count_vfs(&pf, scenario.vfs);
-    let bound = format!(
-        "[ -e {pf}/virtfn{}/driver ]",
-        scenario.vfs.saturating_sub(1)
+    // They come one after the other: the last one has its driver last.
+    let last = scenario.vfs.saturating_sub(1);
+    let up = format!(
+        "{} && [ -e {pf}/virtfn{last}/driver ]",
+        count_vfs(&pf, scenario.vfs)
     );
-    format!(
-        "n=0; until {there} && {bound} || [ $n -ge 100 ]; do usleep 100000; n=$((n + 1)); done; {there}"
-    )
+    format!("n=0; until {up} || [ $n -ge 100 ]; do usleep 100000; n=$((n + 1)); done; {up}")
+}
+
+/// Whether the PF can have VFs (Linux Documentation/ABI/testing/sysfs-bus-pci, sriov_totalvfs).
+pub(super) fn is_sriov(at: Places) -> String {
+    format!("[ -e {}/sriov_totalvfs ]", directory(at))
 }
 
 /// The guest's command that says what the unplug does.
@@ -188,6 +196,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::qemu::machine::places;
 
     #[test]
     fn only_a_teardown_that_unbinds_and_takes_vfs_ends_as_a_round_begins() {
@@ -216,6 +225,24 @@ mod tests {
         let mut loaded = load("unbind-alone");
         loaded.driver = PfDriver::Module { remove_ms: 0 };
         assert!(!ends_as_it_begins(&loaded));
+    }
+
+    #[test]
+    fn on_s390x_the_host_brings_the_vfs() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("guest-tests/scenarios");
+        let scenario = crate::scenario::load("unbind-vs-vf-unplug", &dir, &[]).unwrap();
+        let up = |arch| bring_up(places(arch), &scenario, &scenario.schedule);
+        let pf = "/sys/bus/pci/devices/1000:00:00.0";
+        assert_eq!(
+            up(Arch::S390x),
+            format!("echo 1000:00:00.0 >{DRIVERS}/virtio-pci/bind && echo 3 >{pf}/sriov_numvfs")
+        );
+        assert!(up(Arch::X86_64).contains("virtfn*"));
+        let wait = wait_for_vfs(places(Arch::S390x), &scenario);
+        assert!(wait.contains("virtfn2/driver"), "{wait}");
+        let unplug = scenario.unplug.unwrap();
+        assert!(by_module(places(Arch::X86_64), &unplug));
+        assert!(!by_module(places(Arch::S390x), &unplug));
     }
 
     #[test]

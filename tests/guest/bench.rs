@@ -84,10 +84,15 @@ impl Guest {
         Self::boot_with(vfs, queue_pairs, hook)
     }
 
-    /// Boots the base kernel of s390x, with nothing plugged in.
-    pub fn boot_s390x(vfs: u16) -> Self {
+    /// Boots the base kernel of s390x, with nothing plugged in; `shim`: with the module that says what QEMU does not.
+    pub fn boot_s390x(vfs: u16, shim: bool) -> Self {
         let hook = |seen| -> Arc<dyn WireHook> { Injector::new(EventSink::discard(), seen) };
-        Self::boot_on(bench_of(Arch::S390x), vfs, 1, hook)
+        let bench = bench_of(Arch::S390x);
+        let modules: &[PathBuf] = match shim {
+            true => &bench.base.boot_modules,
+            false => &[],
+        };
+        Self::boot_on(bench, modules, vfs, 1, hook)
     }
 
     /// Boots it with a hook of the test's own.
@@ -96,11 +101,12 @@ impl Guest {
         queue_pairs: u16,
         hook: impl FnOnce(Observations) -> Arc<dyn WireHook>,
     ) -> Self {
-        Self::boot_on(bench(), vfs, queue_pairs, hook)
+        Self::boot_on(bench(), &[], vfs, queue_pairs, hook)
     }
 
     fn boot_on(
         bench: &'static Bench,
+        boot_modules: &[PathBuf],
         vfs: u16,
         queue_pairs: u16,
         hook: impl FnOnce(Observations) -> Arc<dyn WireHook>,
@@ -129,7 +135,7 @@ impl Guest {
             busybox: &bench.busybox,
             init: &init,
             module: &bench.base.module,
-            boot_modules: &bench.base.boot_modules,
+            boot_modules,
             pf_module: &bench.base.module.with_file_name(vfrace::kernel::PF_FILE),
         };
         initramfs::write(&initramfs, parts).unwrap();

@@ -17,7 +17,7 @@ const PF: &str = PF_ADDRESS;
 #[test]
 #[ignore = "boots a guest: make test"]
 fn s390x_guest_boots_and_is_heard_of() {
-    let mut guest = Guest::boot_s390x(2);
+    let mut guest = Guest::boot_s390x(2, true);
     assert!(guest.any(0, |record| matches!(
         &record.what,
         Observation::Hello { release, version } if !release.is_empty() && *version == vfrace::guest::proto::VERSION
@@ -30,11 +30,27 @@ fn s390x_guest_boots_and_is_heard_of() {
     );
 }
 
+/// As QEMU describes it, the PF is a function without SR-IOV.
+#[test]
+#[ignore = "boots a guest: make test"]
+fn s390x_without_the_shim_there_is_no_sriov() {
+    let mut guest = Guest::boot_s390x(1, false);
+    let card = guest.zpci();
+    card.plug(FunctionId::Pf, LIMIT).unwrap();
+    let is = format!("[ -e /sys/bus/pci/devices/{PF}/driver ]");
+    guest.shell(&format!(
+        "n=0; until {is} || [ $n = 300 ]; do usleep 100000; n=$((n+1)); done; {is}"
+    ));
+    guest.shell(&format!(
+        "[ ! -e /sys/bus/pci/devices/{PF}/sriov_totalvfs ]"
+    ));
+}
+
 /// PF and VFs are plugged one by one, and the kernel makes an SR-IOV device of them.
 #[test]
 #[ignore = "boots a guest: make test"]
 fn s390x_functions_become_a_pf_and_its_vfs() {
-    let mut guest = Guest::boot_s390x(2);
+    let mut guest = Guest::boot_s390x(2, true);
     let card = guest.zpci();
     let wait = |guest: &mut Guest, is: &str| {
         guest.shell(&format!(
