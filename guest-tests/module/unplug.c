@@ -4,8 +4,8 @@
  * is watched.
  *
  * The thread must make progress while the host holds a vhost-user answer, i.e. while the other virtual CPU stands still
- * and owns QEMU's global lock. So the loop does nothing that leaves translated code: no cpu_relax() (PAUSE), no sleep
- * (HLT), no I/O, no console. Where the schedule holds no message it sleeps between two looks.
+ * and owns QEMU's global lock. So the loop does nothing that leaves translated code: no cpu_relax() (PAUSE on x86), no sleep
+ * (HLT, or an enabled wait on s390), no I/O, no console. Where the schedule holds no message it sleeps between two looks.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 

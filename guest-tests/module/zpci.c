@@ -14,7 +14,7 @@
  *
  * What is supplied, and where:
  * - PCHID (0x0100 + C), RID, VF number, PF flag: written into struct zpci_dev when it comes to zpci_bus_device_register(),
- *   which is the first to look at them.
+ *   which is the first to look at them. QEMU sends no topology id that would have to be the same, too.
  * - The PF's configuration space gets the two capabilities that are not there without PCI Express: PCI Express itself,
  *   without which pci_iov_init() does not look any further, and SR-IOV. VF Enable is a bit that is remembered. What
  *   follows from it, VFs that come and go, is the host's business.
@@ -24,7 +24,7 @@
  *   among the negotiated ones when virtio_pci_sriov_configure() is about to look for it; the device never hears of it.
  * - The surprise form of an unplug. QEMU only asks to deconfigure a function (event code 0x0303). For each function id in
  *   the parameter "surprise" the next such event is handed on as 0x0304: it is gone already. When the kernel is through
- *   with it, the function is given back to QEMU, which waits for that.
+ *   with it, the function is deconfigured, which QEMU waits for.
  *
  * It is not unloaded: what it supplied stays in use.
  */
@@ -214,7 +214,6 @@ static void notrace at_register(unsigned long ip, unsigned long parent_ip, struc
 		return;
 	}
 	zdev->pchid = ZPCI_FIRST_PCHID + at.adapter;
-	zdev->tid_avail = 0;
 	zdev->rid_available = 1;
 	zdev->rid = at.devfn;
 	zdev->vfn = at.vf;
@@ -247,72 +246,34 @@ static void notrace at_configure(unsigned long ip, unsigned long parent_ip, stru
 
 /* --- events --- */
 
-static struct zpci_dev *(*zdev_by_fid)(u32 fid);
-static void (*zdev_put)(struct zpci_dev *zdev);
 static int (*deconfigure)(u32 fid);
 
-static u32 lost[SURPRISES];		/* to be given back */
+/* Functions whose loss was told, and whether the kernel is through with them. A fid of 0: free. */
+static struct {
+	u32 fid;
+	bool through;
+} lost[SURPRISES];
 static DEFINE_RAW_SPINLOCK(events_lock);
 
-static void give_back(struct work_struct *work);
-static DECLARE_DELAYED_WORK(give_back_work, give_back);
-
-/* True: it is done, or there is nothing to be done. */
-static bool was_given_back(u32 fid)
+/* True: @fid was among those that are to go without being asked, and now is among those that are lost. */
+static bool notrace is_surprise(u32 fid)
 {
-	struct zpci_dev *zdev = zdev_by_fid(fid);
-	bool done = false;
-
-	if (!zdev)
-		return true;
-	/* Who has the lock may be at work on it, or never come back. */
-	if (mutex_trylock(&zdev->state_lock)) {
-		done = zdev->state != ZPCI_FN_STATE_CONFIGURED;
-		if (zdev->state == ZPCI_FN_STATE_STANDBY && deconfigure(fid))
-			pr_err("function %08x cannot be given back\n", fid);
-		mutex_unlock(&zdev->state_lock);
-	}
-	zdev_put(zdev);
-	return done;
-}
-
-static void give_back(struct work_struct *work)
-{
-	bool more = false;
-	unsigned int i;
-
-	for (i = 0; i < SURPRISES; i++) {
-		u32 fid = READ_ONCE(lost[i]);
-
-		if (!fid)
-			continue;
-		if (was_given_back(fid))
-			WRITE_ONCE(lost[i], 0);
-		else
-			more = true;
-	}
-	if (more)
-		schedule_delayed_work(&give_back_work, HZ / 10);
-}
-
-static bool is_surprise(u32 fid)
-{
+	unsigned int i, j, n = min_t(unsigned int, READ_ONCE(nsurprise), SURPRISES);
 	unsigned long flags;
-	unsigned int i, j;
 	bool found = false;
 
 	raw_spin_lock_irqsave(&events_lock, flags);
-	for (i = 0; i < SURPRISES && i < READ_ONCE(nsurprise) && !found; i++) {
+	for (i = 0; i < n && !found; i++) {
 		if (surprise[i] != fid)
 			continue;
+		for (j = 0; j < SURPRISES && lost[j].fid; j++)
+			;
+		if (j == SURPRISES)
+			break;
+		lost[j].fid = fid;
+		lost[j].through = false;
 		surprise[i] = 0;
 		found = true;
-		for (j = 0; j < SURPRISES; j++) {
-			if (!lost[j]) {
-				WRITE_ONCE(lost[j], fid);
-				break;
-			}
-		}
 	}
 	raw_spin_unlock_irqrestore(&events_lock, flags);
 	return found;
@@ -329,7 +290,47 @@ static void notrace at_event(unsigned long ip, unsigned long parent_ip, struct f
 		return;
 	event->pec = ZPCI_PEC_LOST;
 	pr_info("function %08x: event %04x handed on as %04x\n", event->fid, ZPCI_PEC_DECONFIGURE, ZPCI_PEC_LOST);
-	schedule_delayed_work(&give_back_work, HZ / 10);
+}
+
+/* What the platform has done before it tells of a loss. QEMU waits for it and lets go of the function then. */
+static void give_back(struct work_struct *work)
+{
+	unsigned int i;
+
+	for (i = 0; i < SURPRISES; i++) {
+		u32 fid = READ_ONCE(lost[i].fid);
+
+		if (!fid || !READ_ONCE(lost[i].through))
+			continue;
+		if (deconfigure(fid))
+			pr_err("function %08x cannot be given back\n", fid);
+		WRITE_ONCE(lost[i].fid, 0);
+	}
+}
+
+static DECLARE_WORK(give_back_work, give_back);
+
+/*
+ * clp_get_state(fid, state): the handler of a loss asks whether the function is reserved by now, which is the last thing
+ * that it does. To look at the zpci_dev instead would take references, and locks with them.
+ */
+static void notrace at_state(unsigned long ip, unsigned long parent_ip, struct ftrace_ops *hook,
+			     struct ftrace_regs *fregs)
+{
+	u32 fid = ftrace_regs_get_argument(fregs, 0);
+	unsigned long flags;
+	bool found = false;
+	unsigned int i;
+
+	raw_spin_lock_irqsave(&events_lock, flags);
+	for (i = 0; i < SURPRISES && fid && !found; i++) {
+		found = lost[i].fid == fid;
+		if (found)
+			WRITE_ONCE(lost[i].through, true);
+	}
+	raw_spin_unlock_irqrestore(&events_lock, flags);
+	if (found)
+		schedule_work(&give_back_work);
 }
 
 /* --- set-up --- */
@@ -338,27 +339,16 @@ static struct hook {
 	char name[32];
 	struct ftrace_ops ops;
 } hooks[] = {
-	{ "zpci_bus_device_register", { .func = at_register } },
 	{ "virtio_pci_sriov_configure", { .func = at_configure } },
 	{ "zpci_event_availability", { .func = at_event } },
+	{ "clp_get_state", { .func = at_state } },
+	/* the last one: what it replaces is not put back */
+	{ "zpci_bus_device_register", { .func = at_register } },
 };
-
-/* Not exported; a kprobe says where it is. */
-static void * __init address_of(const char *name)
-{
-	struct kprobe probe = { .symbol_name = name };
-	int ret = register_kprobe(&probe);
-
-	if (ret) {
-		pr_err("this kernel has no %s (%d)\n", name, ret);
-		return NULL;
-	}
-	unregister_kprobe(&probe);
-	return probe.addr;
-}
 
 static int __init zpci_init(void)
 {
+	struct kprobe probe = { .symbol_name = "sclp_pci_deconfigure" };
 	unsigned int i;
 	int ret;
 
@@ -366,11 +356,14 @@ static int __init zpci_init(void)
 		pr_info("off: functions are as QEMU describes them\n");
 		return 0;
 	}
-	zdev_by_fid = address_of("get_zdev_by_fid");
-	zdev_put = address_of("zpci_zdev_put");
-	deconfigure = address_of("sclp_pci_deconfigure");
-	if (!zdev_by_fid || !zdev_put || !deconfigure)
-		return -ENOENT;
+	/* not exported; a kprobe says where it is */
+	ret = register_kprobe(&probe);
+	if (ret) {
+		pr_err("this kernel has no %s (%d)\n", probe.symbol_name, ret);
+		return ret;
+	}
+	unregister_kprobe(&probe);
+	deconfigure = (void *)probe.addr;
 	for (i = 0; i < ARRAY_SIZE(hooks); i++) {
 		ret = ftrace_set_filter(&hooks[i].ops, hooks[i].name, strlen(hooks[i].name), 1);
 		if (!ret)
