@@ -240,7 +240,7 @@ static void notrace at_configure(unsigned long ip, unsigned long parent_ip, stru
 	struct virtio_pci_device *vp = pci_get_drvdata(dev);
 	struct zpci_place at;
 
-	if (vp && space_of(dev->bus, dev->devfn, &at))
+	if (vp && to_vp_device(&vp->vdev)->pci_dev == dev && space_of(dev->bus, dev->devfn, &at))
 		__virtio_set_bit(&vp->vdev, VIRTIO_F_SR_IOV);
 }
 
