@@ -212,9 +212,7 @@ impl Bench {
 
     /// Reads a scenario with the parameters of `options`. One that needs what this bench's guests do not have is refused.
     pub(super) fn load(&self, options: &Options, name: &str) -> Result<Scenario, ScenarioError> {
-        let scenario = options.load(name, &self.data)?;
-        scenario.fits(self.arch)?;
-        Ok(scenario)
+        options.load(name, &self.data)?.on(self.arch)
     }
 
     /// The same with kernels that are built as the options say.

@@ -155,9 +155,10 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
         }
     }
     let scenarios = args.options.load_all(&names, &bench.data)?;
-    for scenario in &scenarios {
-        scenario.fits(bench.arch)?;
-    }
+    let scenarios = scenarios
+        .into_iter()
+        .map(|scenario| scenario.on(bench.arch))
+        .collect::<Result<Vec<_>, _>>()?;
     let ready = bench.ready_as_far_as_they_build(&kernels, &args.options)?;
     let cell = |(name, at): &(String, usize)| {
         let named = names.iter().position(|n| n == name)?;

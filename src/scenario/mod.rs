@@ -12,10 +12,12 @@ mod schedule;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::arch::Arch;
 use crate::event::{Class, FunctionId, Role, Target};
 
 pub use error::{Malformed, ScenarioError};
@@ -46,6 +48,9 @@ pub struct Scenario {
     pub unplug: Option<Unplug>,
     /// Who goes first and who is held where. Without steps nothing is held; an unplug then needs one that fires it.
     pub schedule: Schedule,
+    /// Schedules in its place on guests of other architectures, see [`Scenario::on`].
+    #[serde(skip)]
+    pub schedule_on: BTreeMap<Arch, Schedule>,
     /// Classes of findings that the scenario looks for, beside a double removal (with an unplug) and a task that does
     /// not come back.
     pub wants: Vec<Class>,
