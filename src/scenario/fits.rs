@@ -70,7 +70,8 @@ fn lacks_on_s390x(scenario: &Scenario) -> Option<String> {
         return Some("the reset of a function of zPCI has not been tried".to_owned());
     }
     if scenario.teardown.ends_with_vfs() {
-        let why = "VFs come by events of the platform, which are not played while the other side runs";
+        let why =
+            "VFs come by events of the platform, which are not played while the other side runs";
         return Some(why.to_owned());
     }
     if let Some(
