@@ -5,14 +5,16 @@
 #
 #   images/setup.sh           install; as root, or with sudo. Without either it prints the line to run and ends with 128.
 #   images/setup.sh --check   install nothing; print the missing packages, a line each; 1 if there are any
+#   images/setup.sh --arch s390x, --check --arch s390x   the same with what guests of that architecture need
 #   images/setup.sh --rust    print the directory of a cargo and rustc that work; 128 if there is none
 #
 # Messages go to standard error, so that what --check and --rust print can be used.
 
 set -euo pipefail
 
-readonly RUST_MAJOR=1 RUST_MINOR=85 INFRASTRUCTURE=128
+readonly RUST_MAJOR=1 RUST_MINOR=85 INFRASTRUCTURE=128 USAGE=129
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+arch=x86_64
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 
@@ -75,7 +77,10 @@ debian_version() {
 }
 
 wanted() {
-	listed "$here/packages.debian" | missing
+	{
+		listed "$here/packages.debian"
+		[[ $arch == x86_64 ]] || listed "$here/packages.debian.$arch"
+	} | missing
 	if ! rust_dir >/dev/null; then
 		local file
 		file="$here/packages.rust.debian-$(debian_version || true)"
@@ -89,6 +94,21 @@ wanted() {
 }
 
 main() {
+	local -a words=()
+	while (($# > 0)); do
+		if [[ $1 == --arch ]]; then
+			arch=${2:-}
+			if [[ $arch != x86_64 && ! -f $here/packages.debian.$arch ]]; then
+				say "there are no guests of '$arch': use x86_64 or s390x"
+				return "$USAGE"
+			fi
+			shift
+		else
+			words+=("$1")
+		fi
+		shift
+	done
+	set -- "${words[@]}"
 	case ${1:-} in
 	--rust)
 		if rust_dir; then
@@ -109,7 +129,7 @@ main() {
 	'') ;;
 	*)
 		say "unknown option $1"
-		return 129
+		return "$USAGE"
 		;;
 	esac
 

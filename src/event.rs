@@ -15,6 +15,8 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use crate::arch::Arch;
+
 pub use names::{FunctionId, Part, Role, Target};
 pub use observation::{GuestRecord, HangKind, Invariants, Lists, Observation, VfReferences};
 
@@ -305,6 +307,9 @@ pub enum EventKind {
         kernel: String,
         /// Kernel identity: hash of source, patch and config.
         kernel_id: String,
+        /// Architecture of the guest. A recording that does not say is of the default.
+        #[serde(skip_serializing_if = "Arch::is_default", default)]
+        arch: Arch,
         /// Number of VFs.
         vfs: u16,
         /// Accelerator.

@@ -5,8 +5,9 @@
 //! Data flows one way: a [`scenario`] is [`run`], which emits typed [`event`]s; the [`oracle`] turns them into a
 //! verdict; [`report`] renders both. Imports go only downwards in this list:
 //! `cli`, `report`, `campaign`, `run`, `inject`, `oracle`, `guest`, `kernel`, `qemu`, `device`, `wire`, `scenario`,
-//! `symbols`, `host`, `event`.
+//! `symbols`, `host`, `event`. Below all of them are `arch`, `exit` and `paths`.
 
+pub mod arch;
 pub mod campaign;
 pub mod cli;
 pub mod device;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
+use vfrace::arch::Arch;
 use vfrace::event::{EventKind, EventSink};
 use vfrace::kernel::{BuiltKernel, KernelName, Kernels};
 use vfrace::oracle::KnownIssues;
@@ -87,8 +88,8 @@ impl Setup {
             .split_whitespace()
             .map(str::parse)
             .collect::<Result<_, _>>()?;
-        let qemu = provide(&cache, &data, &events, &stop)?;
-        let busybox = provide_busybox(&cache, &data, &events, &stop)?;
+        let qemu = provide(&cache, &data, Arch::X86_64, &events, &stop)?;
+        let busybox = provide_busybox(&cache, &data, Arch::X86_64, &events, &stop)?;
         let builder =
             Kernels::new(cache.clone(), data.clone(), events.clone()).with_stop(stop.clone());
         let kernels: Vec<BuiltKernel> = names
@@ -98,7 +99,15 @@ impl Setup {
         let first = kernels
             .first()
             .ok_or("VFRACE_BENCH_KERNELS names no kernel: use e.g. `base v7`")?;
-        let accel = choose_accel(&cache, &qemu, &first.image, Wish::Auto, &events, &stop)?;
+        let accel = choose_accel(
+            Arch::X86_64,
+            &cache,
+            &qemu,
+            &first.image,
+            Wish::Auto,
+            &events,
+            &stop,
+        )?;
         let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
         Ok(Self {
             choice,

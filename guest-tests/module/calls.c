@@ -75,6 +75,14 @@ static const struct observed {
 	{ "virtfn_remove_bus", TRACED },
 	{ "pciehp_unconfigure_device", TRACED },
 	{ "pciehp_configure_device", TRACED },
+#ifdef CONFIG_S390
+	{ "zpci_event_availability", TRACED },
+	{ "zpci_event_hard_deconfigured", TRACED },
+	{ "zpci_deconfigure_device", TRACED },
+	{ "zpci_bus_remove_device", TRACED },
+	{ "zpci_iov_remove_virtfn", TRACED },
+	{ "zpci_release_device", TRACED },
+#endif
 };
 
 static const struct observed *by_slot[VFRACE_SLOTS];
@@ -285,7 +293,7 @@ static int subject_of(struct vfrace_call *call)
 		call->serial = 0;
 		return (int)call->args[1];
 	}
-	return index;
+	return index == VFRACE_IS_NONE ? vfrace_platform_subject(call) : index;
 }
 
 void vfrace_call_enter(struct vfrace_call *call)

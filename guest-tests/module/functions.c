@@ -60,7 +60,7 @@ int vfrace_index_of(struct pci_dev *dev)
 
 	if (pci_domain_nr(dev->bus) != pf_place.domain)
 		return VFRACE_IS_NONE;
-	if (!dev->is_virtfn)
+	if (!vfrace_is_vf(dev))
 		return rid == PCI_DEVID(pf_place.bus, pf_place.devfn) ? VFRACE_IS_PF : VFRACE_IS_NONE;
 	if (!pf_place.stride || rid < pf_place.first || (rid - pf_place.first) % pf_place.stride ||
 	    (rid - pf_place.first) / pf_place.stride >= pf_place.count)
@@ -147,7 +147,7 @@ void vfrace_functions_created(struct pci_dev *dev)
 	unsigned long flags;
 	unsigned int i;
 
-	if (dev->is_virtfn)
+	if (vfrace_is_vf(dev))
 		atomic64_inc(&created);
 	raw_spin_lock_irqsave(&known_lock, flags);
 	for (i = 0; i < RELEASED; i++)
@@ -169,7 +169,7 @@ void vfrace_functions_released(struct pci_dev *dev)
 		atomic64_inc(&released);
 		return;
 	}
-	if (dev->is_virtfn)
+	if (vfrace_is_vf(dev))
 		atomic64_inc(&released);
 	raw_spin_lock_irqsave(&known_lock, flags);
 	for (i = 0; i < high; i++) {
@@ -265,6 +265,7 @@ void vfrace_functions_learn(bool required)
 		return;
 	}
 	pf_place.count = 0;
+	vfrace_platform_learn(pf);
 	remember(pf, VFRACE_IS_PF);
 	dev = pci_upstream_bridge(pf);
 	if (dev)

@@ -132,6 +132,22 @@ static int give_command(struct vfrace_command *command)
 	return virtqueue_add_inbuf(queues[VFRACE_QUEUE_COMMAND], &sg, 1, command, GFP_KERNEL);
 }
 
+static void command_work(struct work_struct *work);
+static DECLARE_DELAYED_WORK(command_worker, command_work);
+
+/*
+ * The device has one interrupt vector (QEMU's vhost-user-base). virtio-pci wants two if a queue has a callback, or the
+ * interrupt line, which s390 has not: there nobody calls, and commands are looked for at every tick. On CPU 0, away from
+ * the handler.
+ */
+static const bool polls = IS_ENABLED(CONFIG_S390);
+
+static void look_again(void)
+{
+	if (polls && READ_ONCE(ready))
+		schedule_delayed_work_on(0, &command_worker, 1);
+}
+
 static void command_work(struct work_struct *work)
 {
 	struct vfrace_command *command;
@@ -150,13 +166,12 @@ static void command_work(struct work_struct *work)
 			virtqueue_kick(queues[VFRACE_QUEUE_COMMAND]);
 		}
 	} while (!virtqueue_enable_cb(queues[VFRACE_QUEUE_COMMAND]));
+	look_again();
 }
-
-static DECLARE_WORK(command_worker, command_work);
 
 static void command_ready(struct virtqueue *vq)
 {
-	schedule_work(&command_worker);
+	schedule_delayed_work(&command_worker, 0);
 }
 
 static void free_buffers(void)
@@ -174,7 +189,7 @@ static int mailbox_probe(struct virtio_device *vdev)
 {
 	struct virtqueue_info info[VFRACE_QUEUES] = {
 		[VFRACE_QUEUE_UNPLUG] = { .name = "unplug" },
-		[VFRACE_QUEUE_COMMAND] = { .name = "command", .callback = command_ready },
+		[VFRACE_QUEUE_COMMAND] = { .name = "command", .callback = polls ? NULL : command_ready },
 		[VFRACE_QUEUE_REPORT] = { .name = "report" },
 	};
 	u64 version = VFRACE_PROTO_VERSION;
@@ -208,6 +223,7 @@ static int mailbox_probe(struct virtio_device *vdev)
 	virtqueue_kick(queues[VFRACE_QUEUE_REPORT]);
 	WRITE_ONCE(ready, true);
 	vfrace_report(VFRACE_REPORT_HELLO, &version, 1, utsname()->release);
+	look_again();
 	return 0;
 
 no_buffers:
@@ -227,7 +243,7 @@ static void mailbox_remove(struct virtio_device *vdev)
 	WRITE_ONCE(ready, false);
 	raw_spin_unlock_irqrestore(&report_lock, flags);
 	virtio_reset_device(vdev);
-	cancel_work_sync(&command_worker);
+	cancel_delayed_work_sync(&command_worker);
 	vdev->config->del_vqs(vdev);
 	free_buffers();
 }

@@ -4,8 +4,8 @@
  * is watched.
  *
  * The thread must make progress while the host holds a vhost-user answer, i.e. while the other virtual CPU stands still
- * and owns QEMU's global lock. So the loop does nothing that leaves translated code: no cpu_relax() (PAUSE), no sleep
- * (HLT), no I/O, no console. Where the schedule holds no message it sleeps between two looks.
+ * and owns QEMU's global lock. So the loop does nothing that leaves translated code: no cpu_relax() (PAUSE on x86), no sleep
+ * (HLT, or an enabled wait on s390), no I/O, no console. Where the schedule holds no message it sleeps between two looks.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -28,19 +28,21 @@ static int target;
 static char path[128], value[32];
 static int watched;			/* slot */
 static u32 watched_number;
+static u32 watched_calls, watched_left;	/* until it is done */
 
 static struct task_struct *thread;
 static bool armed, spins;
 static u32 pending;			/* number of an unplug that has come and is not begun */
 static DECLARE_WAIT_QUEUE_HEAD(armed_wait);
 
-/* "virtfn INDEX", "device INDEX", "write PATH VALUE", "watch FUNCTION NUMBER". While nothing is armed. */
+/* "virtfn INDEX", "device INDEX", "write PATH VALUE", "watch FUNCTION NUMBER [CALLS]". While nothing is armed. */
 int vfrace_unplug_set(char *text)
 {
 	int end = 0, slot;
 	char name[64];
 
 	what = DO_NOTHING;
+	watched_calls = 1;
 	if (sscanf(text, "virtfn %d", &target) == 1) {
 		what = DO_VIRTFN;
 	} else if (sscanf(text, "device %d", &target) == 1) {
@@ -48,7 +50,7 @@ int vfrace_unplug_set(char *text)
 	} else if (sscanf(text, "write %127s %n", path, &end) == 1 && end && path[0] == '/') {
 		strscpy(value, text + end, sizeof(value));
 		what = DO_WRITE;
-	} else if (sscanf(text, "watch %63s %u", name, &watched_number) == 2) {
+	} else if (sscanf(text, "watch %63s %u %u", name, &watched_number, &watched_calls) >= 2) {
 		slot = vfrace_wrap(name);
 		if (slot < 0) {
 			vfrace_fail("%s cannot be watched in this kernel (%d)", name, slot);
@@ -142,17 +144,25 @@ static void unplug(u32 number)
 	vfrace_report(VFRACE_REPORT_UNPLUGGED, args, 2, NULL);
 }
 
-/* The kernel's own handler is the side while it is in the function that is watched. The first time in a round counts. */
+/*
+ * The kernel's own handler is the side while it is in the function that is watched, from the first call in a round until
+ * the last of as many as were announced (several functions in one burst).
+ */
 void vfrace_unplug_watch(struct vfrace_call *call, bool enter)
 {
 	u64 args[2] = { watched_number, (s64)(enter ? VFRACE_IS_NONE : 0) };
 
-	if (what != DO_WATCH || call->slot != watched)
+	if (what != DO_WATCH || call->slot != watched || !vfrace_platform_unplugs(call))
 		return;
 	if (enter && !vfrace_sides[VFRACE_SIDE_UNPLUG].started) {
+		watched_left = watched_calls;
 		vfrace_side_start(VFRACE_SIDE_UNPLUG);
 		vfrace_report(VFRACE_REPORT_SEEN, args, 2, NULL);
 	} else if (!enter && vfrace_side_of(current) == VFRACE_SIDE_UNPLUG) {
+		if (watched_left > 1) {
+			watched_left--;
+			return;
+		}
 		vfrace_side_done(VFRACE_SIDE_UNPLUG);
 		vfrace_report(VFRACE_REPORT_UNPLUGGED, args, 2, NULL);
 	}

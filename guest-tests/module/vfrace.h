@@ -157,6 +157,33 @@ void vfrace_unplug_poll(void);
 void vfrace_unplug_watch(struct vfrace_call *call, bool enter);
 bool vfrace_unplug_uses(unsigned int slot);
 
+/* s390.c: what only its platform code knows */
+#ifdef CONFIG_S390
+bool vfrace_is_vf(const struct pci_dev *dev);
+void vfrace_platform_learn(struct pci_dev *pf);
+int vfrace_platform_subject(const struct vfrace_call *call);
+bool vfrace_platform_unplugs(const struct vfrace_call *call);	/* whether a call that is watched is an unplug */
+#else
+static inline bool vfrace_is_vf(const struct pci_dev *dev)
+{
+	return dev->is_virtfn;
+}
+
+static inline void vfrace_platform_learn(struct pci_dev *pf)
+{
+}
+
+static inline int vfrace_platform_subject(const struct vfrace_call *call)
+{
+	return VFRACE_IS_NONE;
+}
+
+static inline bool vfrace_platform_unplugs(const struct vfrace_call *call)
+{
+	return true;
+}
+#endif
+
 /* lists.c: the lists that functions are on */
 struct vfrace_lists {
 	unsigned int lists, entries, defects;

@@ -6,7 +6,8 @@
  * Queue 0, "unplug": buffers that the device fills with a struct vfrace_unplug. The guest polls the used ring and
  *   never waits for the interrupt: while the host holds a vhost-user answer, QEMU's global lock is taken and no
  *   interrupt is delivered, but a change in shared memory is seen.
- * Queue 1, "command": buffers that the device fills with a struct vfrace_command, with an interrupt.
+ * Queue 1, "command": buffers that the device fills with a struct vfrace_command, with an interrupt, which is not waited
+ *   for on s390.
  * Queue 2, "report": buffers that the driver fills with a struct vfrace_report. The driver does not kick (a kick is
  *   MMIO and would wait for the global lock); the host polls the available ring.
  */
@@ -54,8 +55,8 @@ struct vfrace_unplug {
  */
 #define VFRACE_COMMAND_POINT	6
 /*
- * What the next unplug does: "virtfn INDEX", "device INDEX", "write PATH VALUE", or "watch FUNCTION NUMBER" if it is
- * not the module that does it.
+ * What the next unplug does: "virtfn INDEX", "device INDEX", "write PATH VALUE", or "watch FUNCTION NUMBER [CALLS]"
+ * if it is not the module that does it.
  */
 #define VFRACE_COMMAND_UNPLUG	7
 #define VFRACE_COMMAND_STATES	8	/* report where both sides stand */

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 
+use crate::arch::Arch;
 use crate::campaign::Unbuilt;
 use crate::event::EventSink;
 use crate::exit::ExitCode;
@@ -116,7 +117,7 @@ impl Options {
     }
 
     /// Reads a scenario with these parameters.
-    pub(super) fn load(&self, name: &str, data: &Path) -> Result<Scenario, ScenarioError> {
+    fn load(&self, name: &str, data: &Path) -> Result<Scenario, ScenarioError> {
         scenario::load(name, &data.join("guest-tests/scenarios"), &self.given())
     }
 
@@ -153,6 +154,7 @@ impl Options {
 
 /// What all guests of a command share.
 pub(super) struct Bench {
+    pub(super) arch: Arch,
     pub(super) data: PathBuf,
     pub(super) stop: Stop,
     pub(super) events: EventSink,
@@ -178,9 +180,9 @@ pub(super) struct Ready<'a> {
 }
 
 impl Bench {
-    /// Finds the directories, and begins to show progress and to listen to signals: the first SIGINT or SIGTERM stops
+    /// A bench for guests of `arch`. Finds the directories, and begins to show progress and to listen to signals: the first SIGINT or SIGTERM stops
     /// what is under way in good order, a second one ends the process.
-    pub(super) fn new() -> Result<Self, Failure> {
+    pub(super) fn new(arch: Arch) -> Result<Self, Failure> {
         let stop: Stop = Arc::new(AtomicBool::new(false));
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
             let code = i32::from(crate::exit::ExitCode::Interrupted.code());
@@ -198,13 +200,19 @@ impl Bench {
         });
         let kernels = Kernels::new(cache.clone(), data.clone(), events.clone());
         Ok(Self {
-            kernels: kernels.with_stop(stop.clone()),
+            arch,
+            kernels: kernels.with_arch(arch).with_stop(stop.clone()),
             data,
             stop,
             cache,
             events,
             display,
         })
+    }
+
+    /// Reads a scenario with the parameters of `options`. One that needs what this bench's guests do not have is refused.
+    pub(super) fn load(&self, options: &Options, name: &str) -> Result<Scenario, ScenarioError> {
+        options.load(name, &self.data)?.on(self.arch)
     }
 
     /// The same with kernels that are built as the options say.
@@ -249,8 +257,9 @@ impl Bench {
         let expect = self.data.join("guest-tests/expect");
         let known = KnownIssues::load(&expect.join("known.toml"))?;
         let expected = Expectations::load(&expect.join("expect.toml"))?;
-        let qemu = provide(&self.cache, &self.data, &self.events, &self.stop)?;
-        let busybox = provide_busybox(&self.cache, &self.data, &self.events, &self.stop)?;
+        let qemu = provide(&self.cache, &self.data, self.arch, &self.events, &self.stop)?;
+        let busybox =
+            provide_busybox(&self.cache, &self.data, self.arch, &self.events, &self.stop)?;
         let build = |name: &KernelName| match kernels.build(name) {
             Ok(kernel) => Ok(Ok(kernel)),
             Err(error) => match unbuilt(&error) {
@@ -264,6 +273,7 @@ impl Bench {
         let kernels = names.iter().map(build).collect::<Result<Vec<_>, _>>()?;
         let accel = match kernels.iter().flatten().next() {
             Some(kernel) => choose_accel(
+                self.arch,
                 &self.cache,
                 &qemu,
                 &kernel.image,
@@ -308,7 +318,8 @@ impl Bench {
     /// Other kernels of the same cache, built as the options say.
     pub(super) fn kernels_from(&self, options: &KernelOptions) -> Result<Kernels, Failure> {
         let kernels = Kernels::new(self.cache.clone(), self.data.clone(), self.events.clone());
-        Ok(options.apply(kernels.with_stop(self.stop.clone()))?)
+        let kernels = kernels.with_arch(self.arch).with_stop(self.stop.clone());
+        Ok(options.apply(kernels)?)
     }
 
     /// Where kernels come from.
@@ -440,7 +451,7 @@ fn results_dir(named: Option<&Path>) -> Result<PathBuf, Failure> {
 
 /// `vfrace kernel`, with progress and signals as everywhere.
 pub(super) fn kernel(args: &KernelArgs) -> Result<ExitCode, Failure> {
-    let mut bench = Bench::new()?;
+    let mut bench = Bench::new(args.guest().arch)?;
     if let Some(from) = args.from() {
         bench = bench.build_from(from)?;
     }
@@ -453,7 +464,7 @@ pub(super) fn kernel(args: &KernelArgs) -> Result<ExitCode, Failure> {
 
 /// `vfrace points`, likewise.
 pub(super) fn points(args: &PointsArgs) -> Result<ExitCode, Failure> {
-    let bench = Bench::new()?;
+    let bench = Bench::new(args.guest.arch)?;
     let mut said = Vec::new();
     let exit = super::points::run(args, bench.kernels(), &mut said);
     bench.quiet_and_print(&said);
@@ -462,7 +473,7 @@ pub(super) fn points(args: &PointsArgs) -> Result<ExitCode, Failure> {
 
 /// `vfrace doctor`, likewise.
 pub(super) fn doctor(args: &DoctorArgs) -> Result<ExitCode, Failure> {
-    let bench = Bench::new()?;
+    let bench = Bench::new(args.guest.arch)?;
     let mut said = Vec::new();
     let exit = super::doctor::run(
         args,

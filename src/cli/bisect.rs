@@ -15,6 +15,7 @@ use crate::scenario::Scenario;
 
 use super::bench::{Bench, Options, only, telling_line};
 use super::failure::Failure;
+use super::guest::GuestOption;
 use super::kernels::KernelOptions;
 use super::say;
 use super::trial::{Trial, Trying, fresh};
@@ -34,6 +35,8 @@ pub(super) struct Args {
     kernel: Option<KernelName>,
     #[command(flatten)]
     trying: Trying,
+    #[command(flatten)]
+    guest: GuestOption,
     #[command(flatten)]
     options: Options,
     #[command(flatten)]
@@ -80,8 +83,8 @@ pub(super) fn run(args: &Args) -> ExitCode {
 }
 
 fn play(args: &Args) -> Result<Decided, Failure> {
-    let bench = Bench::new()?;
-    let scenario = args.options.load(&args.scenario, &bench.data)?;
+    let bench = Bench::new(args.guest.arch)?;
+    let scenario = bench.load(&args.options, &args.scenario)?;
     let wanted = args.trying.wanted();
     let top = match args.from.linux() {
         Some(dir) => dir.to_path_buf(),
@@ -129,13 +132,18 @@ impl Step<'_> {
         let options = self.args.options.shown();
         let (from, kernel) = (self.args.from.shown(), self.args.kernel.as_ref());
         let kernel = kernel.map(KernelName::to_string).unwrap_or_default();
-        let what = [
+        let mut what = vec![
             self.scenario.name.as_str(),
             wanted.as_str(),
             options.as_str(),
             from.as_str(),
             kernel.as_str(),
         ];
+        // Nothing for the default: what was kept before there were others is found again.
+        let arch = self.args.guest.arch;
+        if !arch.is_default() {
+            what.push(arch.name());
+        }
         Some(Store::new(cache, &bisection.key(self.end(), &what)))
     }
 

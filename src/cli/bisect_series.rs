@@ -15,6 +15,7 @@ use crate::scenario::Scenario;
 
 use super::bench::{Bench, Options, Ready, telling_line};
 use super::failure::Failure;
+use super::guest::GuestOption;
 use super::kernels::KernelOptions;
 use super::say;
 use super::trial::{Trial, Trying};
@@ -30,6 +31,8 @@ pub(super) struct Args {
     scenario: String,
     #[command(flatten)]
     trying: Trying,
+    #[command(flatten)]
+    guest: GuestOption,
     #[command(flatten)]
     options: Options,
     #[command(flatten)]
@@ -73,8 +76,8 @@ pub(super) fn run(args: &Args) -> ExitCode {
 }
 
 fn play(args: &Args) -> Result<ExitCode, Failure> {
-    let bench = Bench::new()?;
-    let scenario = args.options.load(&args.scenario, &bench.data)?;
+    let bench = Bench::new(args.guest.arch)?;
+    let scenario = bench.load(&args.options, &args.scenario)?;
     let wanted = args.trying.wanted();
     let bench = bench.build_from(&args.from.each_of(&args.series))?;
     let (subjects, names) = prefixes(&bench)?;

@@ -15,6 +15,7 @@ use crate::scenario::{Scenario, Schedule, What};
 use super::bench::{Bench, Options, Ready};
 use super::explore::recorder;
 use super::failure::Failure;
+use super::guest::GuestOption;
 use super::kernels::KernelOptions;
 use super::say;
 
@@ -34,6 +35,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "S", default_value_t = 1)]
     seed: u64,
     #[command(flatten)]
+    guest: GuestOption,
+    #[command(flatten)]
     options: Options,
     #[command(flatten)]
     from: KernelOptions,
@@ -44,8 +47,8 @@ pub(super) fn run(args: &Args) -> ExitCode {
 }
 
 fn play(args: &Args) -> Result<ExitCode, Failure> {
-    let bench = Bench::new()?;
-    let scenario = args.options.load(&args.scenario, &bench.data)?;
+    let bench = Bench::new(args.guest.arch)?;
+    let scenario = bench.load(&args.options, &args.scenario)?;
     let bench = bench.build_from(&args.from)?;
     let kernels = args.from.names(bench.kernels(), &args.kernels, &[])?;
     // An alias is the kernel that it stands for.
@@ -83,10 +86,11 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
     );
     drop(sides);
     let given = args.options.given();
-    let replay: Vec<String> = given
+    let mut replay: Vec<String> = given
         .iter()
         .map(|(name, value)| format!("--{name} {value}"))
         .collect();
+    replay.extend(args.guest.replay());
     let ids = [a.id.clone(), b.id.clone()];
     drop(ready);
     bench.quiet();

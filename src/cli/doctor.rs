@@ -7,11 +7,14 @@ use std::sync::atomic::AtomicBool;
 
 use serde::Serialize;
 
+use crate::arch::Arch;
 use crate::event::EventSink;
 use crate::exit::ExitCode;
 use crate::host::{apt, files, tools};
 use crate::kernel::{self, Kernels};
 use crate::qemu::{probe, provide};
+
+use super::guest::GuestOption;
 
 /// Room that a first `make run` takes in the cache, MiB.
 const CACHE_MIB: u64 = 6 * 1024;
@@ -22,6 +25,8 @@ pub struct DoctorArgs {
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    pub(super) guest: GuestOption,
 }
 
 /// How a line of the report stands.
@@ -82,13 +87,22 @@ pub fn run(
 ) -> ExitCode {
     let kernels = Kernels::new(cache.to_path_buf(), data.to_path_buf(), events.clone());
     let mut lines = vec![cache_line(cache)];
-    lines.extend(tool_lines());
+    let arch = args.guest.arch;
+    lines.extend(tool_lines(arch));
     lines.push(sources_line(cache));
-    lines.push(kernels_line(&kernels));
-    let qemu = provide::local(cache);
-    lines.push(qemu_line(&qemu));
-    lines.push(busybox_line(cache));
-    lines.push(kvm_line(cache, &qemu, &kernels, events, stop));
+    lines.push(kernels_line(&kernels, arch));
+    let qemu = provide::local(cache, arch);
+    lines.push(qemu_line(&qemu, arch));
+    lines.push(busybox_line(cache, arch));
+    lines.push(match arch {
+        Arch::X86_64 => kvm_line(cache, &qemu, &kernels, events, stop),
+        Arch::S390x => Line::new(
+            "KVM",
+            State::Without,
+            "guests of s390x are translated, with TCG",
+            None,
+        ),
+    });
     let text = if args.json {
         serde_json::to_string_pretty(&lines).unwrap_or_else(|e| e.to_string())
     } else {
@@ -121,7 +135,7 @@ fn cache_line(cache: &Path) -> Line {
     }
 }
 
-fn tool_lines() -> Vec<Line> {
+fn tool_lines(arch: Arch) -> Vec<Line> {
     let group = |what: &str, group: &[tools::Tool], files: &[(&str, &str)]| {
         let mut missing: Vec<(&str, &str)> = group
             .iter()
@@ -136,7 +150,14 @@ fn tool_lines() -> Vec<Line> {
         let names: Vec<&str> = missing.iter().map(|(name, _)| *name).collect();
         let mut packages: Vec<&str> = missing.iter().map(|(_, package)| *package).collect();
         packages.dedup();
-        let mend = format!("images/setup.sh, or apt-get install {}", packages.join(" "));
+        let mend = format!(
+            "images/setup.sh{}, or apt-get install {}",
+            match arch {
+                Arch::X86_64 => String::new(),
+                other => format!(" --arch {other}"),
+            },
+            packages.join(" ")
+        );
         Line::new(
             what,
             State::Missing,
@@ -150,7 +171,11 @@ fn tool_lines() -> Vec<Line> {
             &tools::FETCH,
             &[(apt::KEYRING, "debian-archive-keyring")],
         ),
-        group("building", &tools::BUILD, &tools::HEADERS),
+        group(
+            "building",
+            &[&tools::BUILD, tools::cross(arch)].concat(),
+            &tools::HEADERS,
+        ),
     ]
 }
 
@@ -167,10 +192,11 @@ fn sources_line(cache: &Path) -> Line {
     Line::new("kernel sources", State::Ok, found.join(", "), None)
 }
 
-fn kernels_line(kernels: &Kernels) -> Line {
+fn kernels_line(kernels: &Kernels, arch: Arch) -> Line {
     let built: Vec<String> = kernels
         .list()
         .iter()
+        .filter(|k| k.arch == arch)
         .map(|k| format!("{} ({})", k.name, k.source_version))
         .collect();
     if built.is_empty() {
@@ -184,7 +210,10 @@ fn kernels_line(kernels: &Kernels) -> Line {
     Line::new("kernels", State::Ok, built.join(", "), None)
 }
 
-fn qemu_line(qemu: &Result<Option<provide::QemuBinary>, provide::ProvideError>) -> Line {
+fn qemu_line(
+    qemu: &Result<Option<provide::QemuBinary>, provide::ProvideError>,
+    arch: Arch,
+) -> Line {
     match qemu {
         Ok(Some(qemu)) => Line::new(
             "QEMU",
@@ -195,15 +224,18 @@ fn qemu_line(qemu: &Result<Option<provide::QemuBinary>, provide::ProvideError>) 
         Ok(None) => Line::new(
             "QEMU",
             State::Later,
-            "none with sriov-pf; a private copy is fetched when needed (38 MB)",
+            format!(
+                "none with {}; a private copy is fetched when needed (38 MB)",
+                provide::wanted(arch)
+            ),
             None,
         ),
         Err(e) => Line::new("QEMU", State::Missing, e.to_string(), e.hint()),
     }
 }
 
-fn busybox_line(cache: &Path) -> Line {
-    if files::dirs_in(&cache.join("busybox")).is_empty() {
+fn busybox_line(cache: &Path, arch: Arch) -> Line {
+    if files::dirs_in(&provide::busybox_room(cache, arch)).is_empty() {
         return Line::new("busybox", State::Later, "fetched when needed (1 MB)", None);
     }
     Line::new("busybox", State::Ok, "in the cache", None)
@@ -219,7 +251,10 @@ fn kvm_line(
     let Ok(Some(qemu)) = qemu else {
         return Line::new("KVM", State::Later, "not tried: there is no QEMU yet", None);
     };
-    let kvm = match (probe::known(cache, qemu), kernels.list().first()) {
+    let kvm = match (
+        probe::known(cache, qemu),
+        kernels.list().iter().find(|k| k.arch.is_default()),
+    ) {
         (Some(kvm), _) => kvm,
         (None, None) => {
             return Line::new(
@@ -299,9 +334,9 @@ mod tests {
         );
         let lines = [
             sources_line(cache.path()),
-            kernels_line(&kernels),
-            busybox_line(cache.path()),
-            qemu_line(&Ok(None)),
+            kernels_line(&kernels, Arch::X86_64),
+            busybox_line(cache.path(), Arch::X86_64),
+            qemu_line(&Ok(None), Arch::X86_64),
             kvm_line(
                 cache.path(),
                 &Ok(None),
@@ -317,7 +352,10 @@ mod tests {
     fn json_has_a_record_a_line() {
         let cache = tempfile::tempdir().unwrap();
         let mut out = Vec::new();
-        let args = DoctorArgs { json: true };
+        let args = DoctorArgs {
+            json: true,
+            ..DoctorArgs::default()
+        };
         let stop = AtomicBool::new(false);
         run(
             &args,

@@ -13,6 +13,7 @@ use crate::scenario::Scenario;
 
 use super::bench::{Bench, Options, Ready};
 use super::failure::Failure;
+use super::guest::GuestOption;
 use super::say;
 
 /// Arguments of `vfrace explore`.
@@ -38,6 +39,8 @@ pub(super) struct Args {
     #[arg(long)]
     stop_at_first: bool,
     #[command(flatten)]
+    guest: GuestOption,
+    #[command(flatten)]
     options: Options,
 }
 
@@ -46,8 +49,8 @@ pub(super) fn run(args: &Args) -> ExitCode {
 }
 
 fn play(args: &Args) -> Result<ExitCode, Failure> {
-    let bench = Bench::new()?;
-    let scenario = args.options.load(&args.scenario, &bench.data)?;
+    let bench = Bench::new(args.guest.arch)?;
+    let scenario = bench.load(&args.options, &args.scenario)?;
     let Some(unplug) = scenario.unplug else {
         return Err(Failure::NothingToExplore(scenario.name));
     };
@@ -71,11 +74,12 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
     drop(guests);
     bench.quiet();
     let given = args.options.given();
-    let replay: Vec<String> = given
+    let mut replay: Vec<String> = given
         .iter()
         .filter(|(name, _)| *name != "rounds")
         .map(|(name, value)| format!("--{name} {value}"))
         .collect();
+    replay.extend(args.guest.replay());
     let told = ExploreReport {
         scenario: &scenario.name,
         kernel: &named.to_string(),

@@ -7,6 +7,7 @@ use crate::exit::ExitCode;
 use crate::kernel::{KernelError, KernelName, Kernels, Variant};
 use crate::oracle::Expectations;
 
+use super::guest::GuestOption;
 use super::kernels::KernelOptions;
 
 /// Build kernels, list them, or say what one is.
@@ -54,10 +55,20 @@ struct BuildArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    guest: GuestOption,
+    #[command(flatten)]
     from: KernelOptions,
 }
 
 impl KernelArgs {
+    /// What they are built for.
+    pub(super) fn guest(&self) -> GuestOption {
+        match &self.command {
+            KernelCommand::Build(build) => build.guest,
+            KernelCommand::List | KernelCommand::Show(_) => GuestOption::default(),
+        }
+    }
+
     /// What kernels are built from, if some are to be.
     pub(super) fn from(&self) -> Option<&KernelOptions> {
         match &self.command {
@@ -128,8 +139,15 @@ pub fn run(
                 print(
                     out,
                     &format!(
-                        "  {:<8} {}  {}  {} s",
-                        k.name, k.id, k.source_version, k.seconds
+                        "  {:<8} {}  {}  {} s{}",
+                        k.name,
+                        k.id,
+                        k.source_version,
+                        k.seconds,
+                        match k.arch.is_default() {
+                            true => String::new(),
+                            false => format!("  {}", k.arch),
+                        }
                     ),
                 );
             }

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
+use crate::arch::Arch;
 use crate::campaign::{Amount, Cell, ErrorBound, MOST_BOOTS, Shard, ShardWish, mutants};
 use crate::exit::ExitCode;
 use crate::kernel::KernelName;
@@ -12,6 +13,7 @@ use crate::scenario::{self, ScenarioError};
 
 use super::bench::{Bench, Options, Order};
 use super::failure::Failure;
+use super::guest::GuestOption;
 use super::kernels::KernelOptions;
 use super::say;
 
@@ -49,6 +51,8 @@ pub(super) struct Args {
     /// Guests at the same time [default: two a core, as memory allows]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
+    #[command(flatten)]
+    guest: GuestOption,
     #[command(flatten)]
     options: Options,
     #[command(flatten)]
@@ -103,8 +107,8 @@ const ALL: &str = "all";
 const CONTROLS: &str = "controls";
 
 /// Replaces [`ALL`] and [`CONTROLS`] by the scenarios below `data` that they stand for. Every file is loaded then: one that
-/// is malformed is an error, not left out.
-fn groups(listed: &[String], data: &Path) -> Result<Vec<String>, ScenarioError> {
+/// is malformed is an error, not left out; one that needs what guests of `arch` do not have is left out.
+fn groups(listed: &[String], data: &Path, arch: Arch) -> Result<Vec<String>, ScenarioError> {
     let dir = data.join("guest-tests/scenarios");
     let mut named = Vec::new();
     for name in listed {
@@ -114,7 +118,8 @@ fn groups(listed: &[String], data: &Path) -> Result<Vec<String>, ScenarioError> 
         }
         for entry in scenario::list(&dir)? {
             let scenario = scenario::load(&entry.name, &dir, &[])?;
-            if name == ALL || scenario.unplug.is_none() {
+            let asked = name == ALL || scenario.unplug.is_none();
+            if asked && scenario.fits(arch).is_ok() {
                 named.push(entry.name);
             }
         }
@@ -127,7 +132,7 @@ pub(super) fn run(args: &Args) -> ExitCode {
 }
 
 fn play(args: &Args) -> Result<ExitCode, Failure> {
-    let bench = Bench::new()?;
+    let bench = Bench::new(args.guest.arch)?;
     let bench = bench.build_from(&args.from)?;
     let manifest = bench.manifest()?;
     let kernels = args.from.names(bench.kernels(), &args.kernels, &USUAL)?;
@@ -142,7 +147,7 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
             Some(name.to_string())
         }
     };
-    let named = groups(&args.scenarios, &bench.data)?;
+    let named = groups(&args.scenarios, &bench.data, bench.arch)?;
     let pairs = mutants::pairs(&manifest, &kernels, &named).map_err(Failure::NoReach)?;
     let mut names: Vec<String> = Vec::new();
     for (name, _) in &pairs {
@@ -151,6 +156,10 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
         }
     }
     let scenarios = args.options.load_all(&names, &bench.data)?;
+    let scenarios = scenarios
+        .into_iter()
+        .map(|scenario| scenario.on(bench.arch))
+        .collect::<Result<Vec<_>, _>>()?;
     let ready = bench.ready_as_far_as_they_build(&kernels, &args.options)?;
     let cell = |(name, at): &(String, usize)| {
         let named = names.iter().position(|n| n == name)?;
@@ -192,7 +201,7 @@ mod tests {
         let data = Path::new(env!("CARGO_MANIFEST_DIR"));
         let of = |listed: &[&str]| {
             let listed: Vec<String> = listed.iter().map(|name| (*name).to_owned()).collect();
-            groups(&listed, data).unwrap()
+            groups(&listed, data, Arch::X86_64).unwrap()
         };
         let controls = of(&["controls"]);
         assert!(
@@ -210,7 +219,10 @@ mod tests {
         let all = of(&["all"]);
         assert!(controls.iter().all(|name| all.contains(name)));
         assert!(all.contains(&"unbind-vs-vf-unplug".to_owned()));
+        let elsewhere = groups(&["all".to_owned()], data, Arch::S390x).unwrap();
+        assert!(elsewhere.contains(&"unbind-vs-vf-unplug".to_owned()));
+        assert!(!elsewhere.contains(&"unbind-vs-surprise".to_owned()));
         assert_eq!(of(&["x", "reach"]), ["x", "reach"]);
-        assert!(groups(&["all".to_owned()], Path::new("/nowhere")).is_err());
+        assert!(groups(&["all".to_owned()], Path::new("/nowhere"), Arch::X86_64).is_err());
     }
 }

@@ -8,6 +8,7 @@ mod compare;
 mod doctor;
 mod explore;
 mod failure;
+mod guest;
 mod judge;
 mod kernel;
 mod kernels;

@@ -12,12 +12,16 @@ use crate::kernel::{
 };
 use crate::scenario::MESSAGES;
 
+use super::guest::GuestOption;
+
 /// Arguments of `vfrace points`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct PointsArgs {
     /// Say of every function whether this kernel has it; built if it is not in the cache
     #[arg(long, value_name = "K")]
     kernel: Option<KernelName>,
+    #[command(flatten)]
+    pub(super) guest: GuestOption,
     /// Only names with this text in them, in capitals or not
     #[arg(long = "match", value_name = "TEXT")]
     text: Option<String>,

@@ -9,6 +9,7 @@ use crate::report::{self, RunReport, Style};
 
 use super::bench::{Bench, Options, only, titles};
 use super::failure::Failure;
+use super::guest::GuestOption;
 use super::kernels::KernelOptions;
 use super::say;
 
@@ -25,6 +26,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "TEXT")]
     schedule: Option<String>,
     #[command(flatten)]
+    guest: GuestOption,
+    #[command(flatten)]
     options: Options,
     #[command(flatten)]
     from: KernelOptions,
@@ -40,10 +43,11 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
         say::err(format_args!("which scenario? There are:\n{titles}"));
         return Ok(ExitCode::Usage);
     };
-    let bench = Bench::new()?;
-    let mut scenario = args.options.load(name, &bench.data)?;
+    let bench = Bench::new(args.guest.arch)?;
+    let mut scenario = bench.load(&args.options, name)?;
     if let Some(text) = &args.schedule {
         scenario.set_schedule(text)?;
+        scenario.fits(bench.arch)?;
     }
     let bench = bench.build_from(&args.from)?;
     let listed = args.kernel.as_slice();

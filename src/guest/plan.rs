@@ -2,6 +2,7 @@
 //! What the guest's module is told about a schedule: its call points, with what is done there, and the unplug.
 
 use crate::event::{FunctionId, Role, Target};
+use crate::qemu::machine::Places;
 use crate::scenario::{
     Actuator, At, CallPhase, LockName, Point, Schedule, Step, Unplug, Until, What,
 };
@@ -133,10 +134,18 @@ fn line(
     ))
 }
 
-/// The text of the command that says what the unplug does when it is fired. `pf` and `bridge` are the addresses of these
-/// functions, `slot` the slot's directory in sysfs, `number` what the unplug will be called if the kernel's own handler
-/// does it.
-pub fn unplug_command(unplug: &Unplug, pf: &str, bridge: &str, slot: &str, number: u32) -> String {
+/// The text of the command that says what the unplug does when it is fired. `at` says where things are in the guest,
+/// `number` what the unplug will be called if the kernel's own handler does it.
+pub fn unplug_command(unplug: &Unplug, at: Places, number: u32) -> String {
+    let Places {
+        arch,
+        pf,
+        bridge,
+        slot,
+    } = at;
+    if unplug.by_zpci(arch) {
+        return format!("watch zpci_event_availability {number}");
+    }
     let devices = "/sys/bus/pci/devices";
     let address = match unplug.target {
         Target::Function(FunctionId::Bridge) => bridge,
@@ -161,6 +170,8 @@ pub fn unplug_command(unplug: &Unplug, pf: &str, bridge: &str, slot: &str, numbe
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch::Arch;
+    use crate::qemu::machine::places;
 
     fn plan(text: &str) -> Plan {
         Plan::new(&text.parse().unwrap())
@@ -226,7 +237,13 @@ mod tests {
     fn the_unplug_is_told_with_its_target() {
         let told = |actuator, target| {
             let unplug = Unplug { actuator, target };
-            unplug_command(&unplug, "PF", "BRIDGE", "/slot", 7)
+            let at = Places {
+                arch: Arch::X86_64,
+                pf: "PF",
+                bridge: "BRIDGE",
+                slot: "/slot",
+            };
+            unplug_command(&unplug, at, 7)
         };
         let (vf, pf) = (FunctionId::Vf(2), FunctionId::Pf);
         let function = Target::Function;
@@ -271,5 +288,25 @@ mod tests {
         ] {
             assert_eq!(told(actuator, target), expected);
         }
+    }
+
+    #[test]
+    fn on_s390x_the_kernels_own_handler_is_watched() {
+        let told = |actuator, function| {
+            let unplug = Unplug {
+                actuator,
+                target: Target::Function(function),
+            };
+            unplug_command(&unplug, places(Arch::S390x), 3)
+        };
+        let (vf, pf) = (FunctionId::Vf(2), FunctionId::Pf);
+        let watched = "watch zpci_event_availability 3";
+        assert_eq!(told(Actuator::Platform, vf), watched);
+        assert_eq!(told(Actuator::PlatformDevice, pf), watched);
+        assert_eq!(told(Actuator::PlatformDevice, vf), "device 1");
+        assert_eq!(
+            told(Actuator::SysfsRemove, pf),
+            "write /sys/bus/pci/devices/1000:00:00.0/remove 1"
+        );
     }
 }

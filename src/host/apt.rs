@@ -64,10 +64,12 @@ pub struct Apt {
 }
 
 impl Apt {
-    /// Sets the root up in `<cache>/apt`; does not touch the network. `data` has `images/versions.toml`.
+    /// Sets the root up in `<cache>/apt`; does not touch the network. `data` has `images/versions.toml`. `foreign`: for
+    /// packages of another architecture than the host's, by Debian's name of it; that one has a root of its own.
     pub fn open(
         cache: &Path,
         data: &Path,
+        foreign: Option<&str>,
         events: &EventSink,
         stop: &Arc<AtomicBool>,
     ) -> Result<Self, HostError> {
@@ -78,7 +80,10 @@ impl Apt {
                 package: "debian-archive-keyring",
             });
         }
-        let root = cache.join("apt");
+        let root = match foreign {
+            None => cache.join("apt"),
+            Some(arch) => cache.join(format!("apt-{arch}")),
+        };
         let debs = cache.join("debs");
         let lock = Lock::take(&root.join("lock"), stop, || {
             events.progress(
@@ -87,9 +92,12 @@ impl Apt {
                 None,
             );
         })?;
-        let arch = command::output(Command::new("dpkg").arg("--print-architecture"), "dpkg")?
-            .trim()
-            .to_owned();
+        let arch = match foreign {
+            Some(arch) => arch.to_owned(),
+            None => command::output(Command::new("dpkg").arg("--print-architecture"), "dpkg")?
+                .trim()
+                .to_owned(),
+        };
         for dir in [
             "etc/apt.conf.d",
             "etc/preferences.d",

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::HostError;
+use crate::arch::Arch;
 
 /// A program and where it comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +47,28 @@ pub const BUILD: [Tool; 9] = [
     tool("git", "git", "patches and kernel trees"),
     tool("gzip", "gzip", "kernel build"),
 ];
+
+/// Needed beside [`BUILD`] for kernels of s390x.
+const CROSS_S390X: [Tool; 2] = [
+    tool(
+        "s390x-linux-gnu-gcc",
+        "gcc-s390x-linux-gnu",
+        "kernel build for s390x",
+    ),
+    tool(
+        "s390x-linux-gnu-ld",
+        "binutils-s390x-linux-gnu",
+        "kernel build for s390x",
+    ),
+];
+
+/// Needed beside [`BUILD`] for kernels of an architecture that is not the host's.
+pub fn cross(arch: Arch) -> &'static [Tool] {
+    match arch {
+        Arch::X86_64 => &[],
+        Arch::S390x => &CROSS_S390X,
+    }
+}
 
 /// A header that the build needs, with its package.
 pub const HEADERS: [(&str, &str); 1] = [("/usr/include/libelf.h", "libelf-dev")];

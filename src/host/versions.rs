@@ -134,7 +134,12 @@ mod tests {
     #[test]
     fn the_file_in_the_tree_is_readable() {
         let versions = Versions::load(Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
-        for name in ["linux-source-7.2", "qemu-system-x86", "busybox-static"] {
+        for name in [
+            "linux-source-7.2",
+            "qemu-system-x86",
+            "qemu-system-s390x",
+            "busybox-static",
+        ] {
             assert!(versions.tested(name).is_some(), "{name}");
         }
     }

@@ -9,15 +9,17 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use crate::arch::Arch;
 use crate::device::{Mailbox, MailboxError};
 use crate::event::{
-    EventKind, EventSink, GuestRecord, HoldEnd, Observation, Role, Side, WireMessage,
+    EventKind, EventSink, FunctionId, GuestRecord, HoldEnd, Observation, Role, Side, WireMessage,
 };
 use crate::guest::observations::{Missed, Observations};
 use crate::guest::plan::Plan;
 use crate::guest::proto::{UnplugAction, encode_unplug};
 use crate::host::chain;
 use crate::qemu::slot::Slot;
+use crate::qemu::zpci::Zpci;
 use crate::scenario::{Actuator, At, Hold, Point, Schedule, Step, Unplug, Until, What, WirePhase};
 use crate::wire::WireHook;
 
@@ -41,6 +43,22 @@ impl SlotActuator for Arc<Slot> {
     }
 }
 
+/// What unplugs a single function.
+pub trait PlatformActuator: Send + Sync {
+    /// Asks the guest for it. Blocks for some milliseconds.
+    fn unplug(&self, function: FunctionId) -> Result<(), String>;
+}
+
+impl PlatformActuator for Arc<Zpci> {
+    fn unplug(&self, function: FunctionId) -> Result<(), String> {
+        match Zpci::unplug(self, function, SLOT) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(format!("{function} is not plugged in")),
+            Err(error) => Err(chain(&error)),
+        }
+    }
+}
+
 /// For QEMU to answer; it does so in milliseconds unless a message is held, which has a bound of its own.
 const SLOT: Duration = Duration::from_secs(15);
 
@@ -53,6 +71,9 @@ pub enum OrderError {
     /// At the slot.
     #[error("the slot does not do it: {0}")]
     Slot(String),
+    /// By the platform.
+    #[error("the platform does not do it: {0}")]
+    Platform(String),
     /// This machine cannot do it.
     #[error("this machine has no actuator `{0}`")]
     NoActuator(&'static str),
@@ -77,6 +98,7 @@ pub struct Injector {
     me: Weak<Self>,
     mailbox: OnceLock<Mailbox>,
     slot: OnceLock<Box<dyn SlotActuator>>,
+    platform: OnceLock<Box<dyn PlatformActuator>>,
     armed: Mutex<Option<Armed>>,
     /// A message that comes while nothing is armed must not take a lock.
     is_armed: AtomicBool,
@@ -94,6 +116,7 @@ impl Injector {
             me: me.clone(),
             mailbox: OnceLock::new(),
             slot: OnceLock::new(),
+            platform: OnceLock::new(),
             armed: Mutex::default(),
             is_armed: AtomicBool::default(),
             stopped: AtomicBool::default(),
@@ -111,6 +134,11 @@ impl Injector {
     /// Says which slot the unplugs of a slot are about. The first call counts.
     pub fn connect_slot(&self, slot: Box<dyn SlotActuator>) {
         let _ = self.slot.set(slot);
+    }
+
+    /// Says who unplugs single functions: a guest of s390x has such a platform. The first call counts.
+    pub fn connect_platform(&self, platform: Box<dyn PlatformActuator>) {
+        let _ = self.platform.set(platform);
     }
 
     /// From now on the places of `schedule` act, each once. The guest has to know `plan`, which was made from the same
@@ -286,7 +314,9 @@ impl Injector {
     /// Orders an unplug. Returns its number.
     fn fire(&self, unplug: &Unplug) -> Option<u32> {
         let number = self.fired.fetch_add(1, Ordering::AcqRel) + 1;
+        let by_zpci = self.platform.get().is_some() && unplug.by_zpci(Arch::S390x);
         let ordered = match unplug.actuator {
+            _ if by_zpci => self.platform(unplug),
             Actuator::PciehpSurprise | Actuator::PciehpButton => self.slot(unplug.actuator),
             _ => self
                 .mailbox
@@ -311,6 +341,23 @@ impl Injector {
                 None
             }
         }
+    }
+
+    /// Orders it over QMP, on a thread of its own: this one may be holding a message, and QEMU does not answer then.
+    fn platform(&self, unplug: &Unplug) -> Result<(), OrderError> {
+        let missing = || OrderError::NoActuator(unplug.actuator.name());
+        let function = unplug.target.function().ok_or_else(missing)?;
+        let me = self.me.upgrade().ok_or_else(missing)?;
+        std::thread::Builder::new()
+            .name("platform".into())
+            .spawn(move || {
+                let done = me.platform.get().map(|it| it.unplug(function));
+                if let Some(Err(error)) = done {
+                    me.fail(OrderError::Platform(error));
+                }
+            })
+            .map(|_| ())
+            .map_err(|error| OrderError::Platform(format!("no thread for it: {error}")))
     }
 
     /// Orders it at the slot, on a thread of its own: this one may be holding a message, and QEMU does not answer then.

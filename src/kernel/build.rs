@@ -17,9 +17,11 @@ use super::ready::{IMAGE, Ready, ReadyRequest};
 use super::series::{PatchRequest, Series};
 use super::snapshot::{Revision, Snapshot, TreeRequest};
 use super::source;
+use super::target::{Target, target};
 use super::variant::{Manifest, Variant};
 use super::work::Work;
 use super::{Config, KernelError, KernelName, functions};
+use crate::arch::Arch;
 use crate::event::EventSink;
 use crate::host::files::{self, Lock};
 use crate::host::{HostError, command, tools};
@@ -36,6 +38,8 @@ const ID_DIGITS: usize = 20;
 pub struct BuiltKernel {
     /// As asked for.
     pub name: KernelName,
+    /// What it is built for.
+    pub arch: Arch,
     /// Hash of what went into it, 20 hexadecimal digits.
     pub id: String,
     /// Version of Debian's source package.
@@ -103,6 +107,9 @@ impl Patched {
 pub struct Listed {
     /// The name that it was built under.
     pub name: KernelName,
+    /// What it is built for.
+    #[serde(default, skip_serializing_if = "Arch::is_default")]
+    pub arch: Arch,
     /// Its identity.
     pub id: String,
     /// Version of Debian's source package.
@@ -140,6 +147,7 @@ pub struct OutOfLine {
 /// The kernels of a cache directory.
 #[derive(Debug)]
 pub struct Kernels {
+    pub(super) arch: Arch,
     pub(super) cache: PathBuf,
     data: PathBuf,
     pub(super) events: EventSink,
@@ -154,6 +162,7 @@ impl Kernels {
     /// `cache` is the cache directory, `data` the one with guest-tests/ and images/ (see [`crate::paths`]).
     pub fn new(cache: PathBuf, data: PathBuf, events: EventSink) -> Self {
         Self {
+            arch: Arch::default(),
             cache,
             data,
             events,
@@ -163,6 +172,13 @@ impl Kernels {
             patched: Vec::new(),
             own_config: None,
         }
+    }
+
+    /// Kernels for another architecture. To be called before what follows, for configurations differ.
+    #[must_use]
+    pub fn with_arch(mut self, arch: Arch) -> Self {
+        self.arch = arch;
+        self
     }
 
     /// Downloads and builds end soon after `stop` has become true, with an error that says so.
@@ -190,13 +206,19 @@ impl Kernels {
         request: &ReadyRequest,
         config: Option<&Path>,
     ) -> Result<Self, KernelError> {
+        if !self.arch.is_default() {
+            return Err(KernelError::NotFor {
+                what: "--image",
+                arch: self.arch,
+            });
+        }
         self.ready = Some(Ready::look(&self.data, request, config)?);
         Ok(self)
     }
 
     /// Configures every kernel as `file` says, a `.config` of the user's. What vfrace needs must be in it.
     pub fn with_config(mut self, file: &Path) -> Result<Self, KernelError> {
-        Config::own(&self.data, file, &[])?;
+        Config::own(&self.data, self.arch, file, &[])?;
         self.own_config = Some(file.to_path_buf());
         Ok(self)
     }
@@ -329,12 +351,17 @@ impl Kernels {
         revision: Option<&Revision>,
     ) -> Result<Config, KernelError> {
         match (&self.own_config, revision) {
-            (Some(file), _) => Config::own(&self.data, file, name.fragments()),
+            (Some(file), _) => Config::own(&self.data, self.arch, file, name.fragments()),
             (None, Some(on)) => {
-                let config = Config::load(&self.data, &on.series(), name.fragments())?;
-                Ok(config.lenient(&self.data)?)
+                let config = Config::load(&self.data, self.arch, &on.series(), name.fragments())?;
+                Ok(config.lenient(&self.data, self.arch)?)
             }
-            (None, None) => Ok(Config::load(&self.data, name.source(), name.fragments())?),
+            (None, None) => Ok(Config::load(
+                &self.data,
+                self.arch,
+                name.source(),
+                name.fragments(),
+            )?),
         }
     }
 
@@ -371,12 +398,14 @@ impl Kernels {
         let module = ModuleSource::load(&self.data)?;
         if std::env::consts::ARCH != "x86_64" {
             return Err(KernelError::Architecture {
-                arch: std::env::consts::ARCH,
+                guest: self.arch,
+                host: std::env::consts::ARCH,
             });
         }
         tools::require(&tools::BUILD)?;
+        tools::require(tools::cross(self.arch))?;
         tools::require_headers()?;
-        let compiler = compiler()?;
+        let compiler = compiler(target(self.arch))?;
         let layers = self.layers(&manifest, variant)?;
         let ground = match on {
             Some((snapshot, revision)) => Ground::on_tree(snapshot, revision, &layers)?,
@@ -391,16 +420,17 @@ impl Kernels {
                 layers,
             },
         };
-        let id = identity(&ground, &config, &compiler);
+        let id = identity(self.arch, &ground, &config, &compiler);
         let dir = self.cache.join("kernels").join(&id);
         let built = |listed: Listed| BuiltKernel {
             name: name.clone(),
+            arch: self.arch,
             id: id.clone(),
             source_version: ground.version(),
             release: listed.release,
             image: dir.join("bzImage"),
             module: module.built(&dir),
-            boot_modules: Vec::new(),
+            boot_modules: module.before(&dir, self.arch),
             system_map: dir.join("System.map"),
             functions: functions::path(&dir),
             symbols: dir.join(SYMBOLS),
@@ -465,25 +495,34 @@ fn read_listed(dir: &Path) -> Option<Listed> {
 }
 
 /// Compiler and linker, a line.
-fn compiler() -> Result<String, HostError> {
+fn compiler(target: &Target) -> Result<String, HostError> {
     let first = |tool: &str| {
         let text = command::output(Command::new(tool).arg("--version").env("LC_ALL", "C"), tool)?;
         Ok::<_, HostError>(text.lines().next().unwrap_or_default().to_owned())
     };
-    Ok(format!("{}; {}", first("gcc")?, first("ld")?))
+    Ok(format!(
+        "{}; {}",
+        first(&target.tool("gcc"))?,
+        first(&target.tool("ld"))?
+    ))
 }
 
 /// Hash of everything that decides what comes out.
-fn identity(ground: &Ground<'_>, config: &Config, compiler: &str) -> String {
+fn identity(arch: Arch, ground: &Ground<'_>, config: &Config, compiler: &str) -> String {
     let [version, source, patch] = ground.identity();
-    identity_of(&[
+    let mut parts = vec![
         RECIPE.to_string().into_bytes(),
         version,
         source,
         patch,
         config.id().into_bytes(),
         compiler.as_bytes().to_vec(),
-    ])
+    ];
+    // Nothing for the first architecture that there was: its kernels in every cache are found again.
+    if !arch.is_default() {
+        parts.push(arch.name().as_bytes().to_vec());
+    }
+    identity_of(&parts)
 }
 
 /// The identity that a kernel has by its parts, in their order.

@@ -11,14 +11,12 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::KernelError;
+use super::target::target;
+use crate::arch::Arch;
 use crate::host::{HostError, files};
 
-/// What every kernel under test has to have, whoever configured it.
-const NEEDED: &str = "needed";
 /// A configuration of the user's is not longer than this, in bytes (that of a distribution has 300 KiB).
 const OWN_BYTES: u64 = 4 << 20;
-/// The fragments of a kernel under test, in order; a later one wins.
-const FRAGMENTS: [&str; 4] = ["common", "x86_64", "kasan", "lockdep"];
 /// What of it a reader of a result wants to know.
 const NAMED: [(&str, &str); 6] = [
     ("CONFIG_KASAN", "KASAN"),
@@ -41,11 +39,11 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads the usual fragments below the data directory, then the one named after the source version (`7.3`), if there
+    /// Reads the usual fragments of the architecture below the data directory, then the one named after the source version (`7.3`), if there
     /// is one: options come and go. Then those in `more`; one that does not exist is an error.
-    pub fn load(data: &Path, source: &str, more: &[String]) -> Result<Self, HostError> {
+    pub fn load(data: &Path, arch: Arch, source: &str, more: &[String]) -> Result<Self, HostError> {
         let mut wanted = BTreeMap::new();
-        for fragment in FRAGMENTS {
+        for fragment in target(arch).fragments {
             wanted.extend(options(&read(data, fragment)?));
         }
         let own = path(data, source);
@@ -63,15 +61,15 @@ impl Config {
 
     /// The same for a source that may be any: only what vfrace cannot do without must come out, the rest as far as the
     /// source has it.
-    pub fn lenient(self, data: &Path) -> Result<Self, HostError> {
+    pub fn lenient(self, data: &Path, arch: Arch) -> Result<Self, HostError> {
         Ok(Self {
-            needed: Some(options(&read(data, NEEDED)?)),
+            needed: Some(options(&read(data, target(arch).needed)?)),
             ..self
         })
     }
 
     /// A configuration of the user's, with the fragments in `more` on top.
-    pub fn own(data: &Path, file: &Path, more: &[String]) -> Result<Self, KernelError> {
+    pub fn own(data: &Path, arch: Arch, file: &Path, more: &[String]) -> Result<Self, KernelError> {
         let wrong = |why: &str| KernelError::OwnConfig {
             path: file.to_path_buf(),
             why: why.to_owned(),
@@ -93,8 +91,17 @@ impl Config {
         }
         Ok(Self {
             own: Some(text),
-            ..Self::default().lenient(data)?
+            ..Self::default().lenient(data, arch)?
         })
+    }
+
+    /// These options, wherever they are from.
+    #[cfg(test)]
+    pub(super) fn fixed(text: &str) -> Self {
+        Self {
+            wanted: options(text),
+            ..Self::default()
+        }
     }
 
     /// Whether it is the user's, a whole `.config`.
@@ -238,12 +245,24 @@ mod tests {
 
     #[test]
     fn the_fragments_in_the_tree() {
-        let config = Config::load(Path::new(env!("CARGO_MANIFEST_DIR")), "7.2", &[]).unwrap();
+        let config = Config::load(
+            Path::new(env!("CARGO_MANIFEST_DIR")),
+            Arch::X86_64,
+            "7.2",
+            &[],
+        )
+        .unwrap();
         assert_eq!(
             Config::summary(&config.text()),
             "KASAN, lockdep, DEBUG_LIST, hung-task, caller ids, PREEMPT"
         );
-        let newer = Config::load(Path::new(env!("CARGO_MANIFEST_DIR")), "7.3", &[]).unwrap();
+        let newer = Config::load(
+            Path::new(env!("CARGO_MANIFEST_DIR")),
+            Arch::X86_64,
+            "7.3",
+            &[],
+        )
+        .unwrap();
         assert_ne!(config.id(), newer.id());
     }
 
@@ -251,13 +270,13 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
         let data = Path::new(env!("CARGO_MANIFEST_DIR"));
-        Config::own(data, file.path(), &[]).map_err(|e| e.to_string())
+        Config::own(data, Arch::X86_64, file.path(), &[]).map_err(|e| e.to_string())
     }
 
     #[test]
     fn a_configuration_of_the_users_must_have_what_is_needed() {
         let data = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let all = Config::load(data, "7.2", &[]).unwrap().text();
+        let all = Config::load(data, Arch::X86_64, "7.2", &[]).unwrap().text();
         assert!(own("CONFIG_PCI=y\n").unwrap().missing(&all).is_empty());
         let config = own("# mine\nCONFIG_X=y\n").unwrap();
         assert!(config.is_own() && config.text() == "# mine\nCONFIG_X=y\n");
@@ -278,9 +297,9 @@ mod tests {
     #[test]
     fn any_source_may_lack_what_is_only_useful() {
         let data = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let usual = Config::load(data, "7.2", &[]).unwrap();
+        let usual = Config::load(data, Arch::X86_64, "7.2", &[]).unwrap();
         let (id, all) = (usual.id(), usual.text());
-        let lenient = usual.clone().lenient(data).unwrap();
+        let lenient = usual.clone().lenient(data, Arch::X86_64).unwrap();
         assert_eq!(lenient.id(), id);
         let without = all.replace("CONFIG_KASAN=y", "# CONFIG_KASAN is not set");
         assert_eq!(usual.missing(&without), ["CONFIG_KASAN=y"]);
@@ -294,10 +313,12 @@ mod tests {
     #[test]
     fn what_is_needed_is_a_part_of_what_is_usual() {
         let data = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let usual = Config::load(data, "7.2", &[]).unwrap();
-        for (key, value) in options(&read(data, NEEDED).unwrap()) {
-            if value == "y" {
-                assert_eq!(usual.wanted.get(&key), Some(&value), "{key}");
+        for arch in Arch::ALL {
+            let usual = Config::load(data, arch, "7.2", &[]).unwrap();
+            for (key, value) in options(&read(data, target(arch).needed).unwrap()) {
+                if value == "y" {
+                    assert_eq!(usual.wanted.get(&key), Some(&value), "{arch} {key}");
+                }
             }
         }
     }
@@ -318,7 +339,7 @@ mod tests {
             ("/nowhere/config", "cannot be read"),
             ("/", "cannot be read"),
         ] {
-            let error = Config::own(data, Path::new(file), &[]).unwrap_err();
+            let error = Config::own(data, Arch::X86_64, Path::new(file), &[]).unwrap_err();
             assert!(error.to_string().contains(words), "{error}");
             assert_eq!(error.exit(), crate::exit::ExitCode::Usage);
         }

@@ -7,6 +7,7 @@ use super::ManifestError;
 use super::functions::TableError;
 use super::image::ImageError;
 use super::make::Lack;
+use crate::arch::Arch;
 use crate::exit::ExitCode;
 use crate::host::HostError;
 use crate::host::command::indented;
@@ -127,11 +128,21 @@ pub enum KernelError {
         /// The directory.
         path: PathBuf,
     },
-    /// The build is for x86_64 machines.
-    #[error("kernels are built for x86_64, and this machine is {arch}")]
+    /// This machine has no compiler for such guests.
+    #[error("kernels for {guest} are built on x86_64, and this machine is {host}")]
     Architecture {
+        /// The guest's.
+        guest: Arch,
         /// This machine's.
-        arch: &'static str,
+        host: &'static str,
+    },
+    /// Something that was asked for is there for other guests only.
+    #[error("{what} is not there for guests of {arch}")]
+    NotFor {
+        /// What.
+        what: &'static str,
+        /// The guest's.
+        arch: Arch,
     },
     /// The functions of a kernel cannot be read from what was built.
     #[error("cannot read the functions of {path}", path = path.display())]
@@ -163,6 +174,7 @@ impl KernelError {
             | KernelError::NoTree { .. }
             | KernelError::Patch { .. }
             | KernelError::NameTaken { .. }
+            | KernelError::NotFor { .. }
             | KernelError::Manifest(_) => ExitCode::Usage,
             KernelError::Make { tail, .. } if Lack::told_by(tail).is_some() => {
                 ExitCode::Infrastructure
@@ -229,6 +241,7 @@ impl KernelError {
                 .to_owned()
             }),
             KernelError::Architecture { .. } => None,
+            KernelError::NotFor { .. } => Some("leave out --arch, or build that kernel with --linux".to_owned()),
             KernelError::Image { .. } => {
                 Some("remove the object tree under build/ in the cache, and build again".to_owned())
             }

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
+use super::target::target;
 use super::{KernelError, outline};
+use crate::arch::Arch;
 use crate::event::EventSink;
 use crate::host::command;
 
@@ -15,8 +17,7 @@ pub const FULL_STEPS: u64 = 1760;
 /// What a build is told that would otherwise differ from one build to the next
 /// (Documentation/kbuild/reproducible-builds.rst). LOCALVERSION, set and empty, keeps scripts/setlocalversion from
 /// asking git about a checkout that the cache happens to be in.
-const FIXED: [&str; 6] = [
-    "ARCH=x86_64",
+const FIXED: [&str; 5] = [
     "LOCALVERSION=",
     "KBUILD_BUILD_TIMESTAMP=2026-01-01 00:00:00 UTC",
     "KBUILD_BUILD_USER=vfrace",
@@ -98,6 +99,8 @@ impl Lack {
 /// A make in one source and object tree.
 #[derive(Debug)]
 pub struct Make<'a> {
+    /// What it builds for.
+    pub arch: Arch,
     /// Kernel's top directory.
     pub source: &'a Path,
     /// Object tree.
@@ -120,10 +123,7 @@ impl Make<'_> {
             .arg(self.source)
             .arg(format!("O={}", self.objects.display()))
             .arg(format!("-j{jobs}"));
-        make.args(FIXED)
-            .arg(outline::variable())
-            .args(args)
-            .env("LC_ALL", "C");
+        make.args(fixed(self.arch)).args(args).env("LC_ALL", "C");
         for variable in UNSET {
             make.env_remove(variable);
         }
@@ -165,6 +165,18 @@ impl Make<'_> {
     }
 }
 
+/// What every make for `arch` is told.
+fn fixed(arch: Arch) -> Vec<String> {
+    let target = target(arch);
+    let mut all = vec![format!("ARCH={}", target.kbuild)];
+    all.extend(FIXED.map(str::to_owned));
+    if !target.prefix.is_empty() {
+        all.push(format!("CROSS_COMPILE={}", target.prefix));
+    }
+    all.push(outline::variable(target.outline));
+    all
+}
+
 /// `  CC      drivers/pci/iov.o`: kbuild's short form, as "CC drivers/pci/iov.o".
 fn step_of(line: &str) -> Option<String> {
     let rest = line.strip_prefix("  ")?;
@@ -197,6 +209,45 @@ mod tests {
             assert!(is_error(line), "{line}");
         }
         assert!(!is_error("  CC      lib/error.o") && !is_error("make[1]: *** [x] Error 2"));
+    }
+
+    /// What kernels in every cache were built with.
+    #[test]
+    fn the_build_of_an_x86_64_kernel_is_what_it_was() {
+        let words = fixed(Arch::X86_64);
+        let [fixed @ .., outline] = words.as_slice() else {
+            panic!("{words:?}")
+        };
+        assert_eq!(
+            fixed,
+            [
+                "ARCH=x86_64",
+                "LOCALVERSION=",
+                "KBUILD_BUILD_TIMESTAMP=2026-01-01 00:00:00 UTC",
+                "KBUILD_BUILD_USER=vfrace",
+                "KBUILD_BUILD_HOST=vfrace",
+                "KBUILD_BUILD_VERSION=1",
+            ]
+        );
+        assert!(
+            outline.starts_with("CFLAGS_KERNEL=$(if $(filter drivers/base/bus drivers/base/core ")
+        );
+        assert!(outline.ends_with(
+            " fs/sysfs/symlink lib/kobject,$(basename $@)),-fno-inline-functions -fno-inline-small-functions \
+             -fno-inline-functions-called-once -fno-partial-inlining -fno-ipa-sra -fno-ipa-cp -fno-ipa-icf)"
+        ));
+    }
+
+    #[test]
+    fn another_architecture_has_a_cross_compiler() {
+        let words = fixed(Arch::S390x);
+        assert_eq!(words[0], "ARCH=s390");
+        assert!(words.contains(&"CROSS_COMPILE=s390x-linux-gnu-".to_owned()));
+        assert!(
+            words
+                .iter()
+                .any(|word| word.contains("arch/s390/pci/pci_event"))
+        );
     }
 
     #[test]

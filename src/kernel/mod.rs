@@ -26,6 +26,7 @@ mod repository;
 mod series;
 mod snapshot;
 mod source;
+mod target;
 mod tree;
 mod variant;
 mod work;

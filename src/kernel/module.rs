@@ -14,10 +14,13 @@ use sha2::{Digest, Sha256};
 
 use super::KernelError;
 use super::make::Make;
+use crate::arch::Arch;
 use crate::host::{HostError, files};
 
 /// The module's file.
 pub const FILE: &str = "vfrace.ko";
+/// The file of what QEMU's s390x machine lacks, beside it; for guests of s390x only. It is loaded before all others.
+const ZPCI_FILE: &str = "vfrace_zpci.ko";
 /// The file of the PF driver that comes with it, beside it.
 pub const PF_FILE: &str = "vfrace_pf.ko";
 
@@ -59,6 +62,14 @@ impl ModuleSource {
         kernel_dir.join(format!("module-{}", self.id)).join(FILE)
     }
 
+    /// The modules that the guest loads before it.
+    pub fn before(&self, kernel_dir: &Path, arch: Arch) -> Vec<PathBuf> {
+        match arch {
+            Arch::X86_64 => Vec::new(),
+            Arch::S390x => vec![self.built(kernel_dir).with_file_name(ZPCI_FILE)],
+        }
+    }
+
     /// Brings the sources into `work`. What was built there stays: make compares it with the kernel's headers, and most
     /// variants change none. A directory in which a build has not ended well, or with anything else in it, is begun anew.
     fn lay_out(&self, work: &Path) -> Result<(), HostError> {
@@ -89,8 +100,9 @@ impl ModuleSource {
         make.run(step, &[&format!("M={}", work.display()), "modules"], None)?;
         files::write_whole(&whole(work), b"")?;
         let built = self.built(kernel_dir);
+        let zpci = (make.arch == Arch::S390x).then_some(ZPCI_FILE);
         // The one that says that the build is there comes last.
-        for file in [PF_FILE, FILE] {
+        for file in zpci.into_iter().chain([PF_FILE, FILE]) {
             let from = work.join(file);
             let bytes = std::fs::read(&from).map_err(files::failed("read", &from))?;
             files::write_whole(&built.with_file_name(file), &bytes)?;

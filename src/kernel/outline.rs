@@ -48,11 +48,16 @@ pub const FLAGS: [&str; 7] = [
     "-fno-ipa-icf",
 ];
 
-/// The assignment for make's command line.
-pub fn variable() -> String {
+/// The object files, with `more` of an architecture's own.
+pub fn objects(more: &[&'static str]) -> Vec<&'static str> {
+    OBJECTS.iter().chain(more).copied().collect()
+}
+
+/// The assignment for make's command line; `more` as in [`objects`].
+pub fn variable(more: &[&'static str]) -> String {
     format!(
         "CFLAGS_KERNEL=$(if $(filter {},$(basename $@)),{})",
-        OBJECTS.join(" "),
+        objects(more).join(" "),
         FLAGS.join(" ")
     )
 }
@@ -64,7 +69,7 @@ mod tests {
     #[test]
     fn make_gives_the_flags_to_these_objects_only() {
         let dir = tempfile::tempdir().unwrap();
-        let text = "export CFLAGS_KERNEL\n.PHONY: all\nall: drivers/pci/iov.o kernel/sched/core.o\n%.o:\n\t@echo $@: $(CFLAGS_KERNEL)\n";
+        let text = "export CFLAGS_KERNEL\n.PHONY: all\nall: drivers/pci/iov.o kernel/sched/core.o arch/s390/pci/pci.o\n%.o:\n\t@echo $@: $(CFLAGS_KERNEL)\n";
         // As in kbuild, the recipe is run by a make below the one with the command line.
         std::fs::write(dir.path().join("inner.mk"), text).unwrap();
         std::fs::write(
@@ -75,7 +80,7 @@ mod tests {
         let output = std::process::Command::new("make")
             .arg("-C")
             .arg(dir.path())
-            .args(["--no-print-directory", &variable()])
+            .args(["--no-print-directory", &variable(&["arch/s390/pci/pci"])])
             .env_remove("MAKEFLAGS")
             .output()
             .unwrap();
@@ -84,7 +89,8 @@ mod tests {
             text.lines().collect::<Vec<_>>(),
             [
                 format!("drivers/pci/iov.o: {}", FLAGS.join(" ")).as_str(),
-                "kernel/sched/core.o:"
+                "kernel/sched/core.o:",
+                format!("arch/s390/pci/pci.o: {}", FLAGS.join(" ")).as_str(),
             ]
         );
     }

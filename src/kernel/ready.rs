@@ -11,6 +11,7 @@ use super::make::Make;
 use super::module::ModuleSource;
 use super::work::symbols;
 use super::{Config, KernelError, KernelName, functions};
+use crate::arch::Arch;
 use crate::host::files::{self, Lock};
 use crate::host::{HostError, tools};
 
@@ -78,7 +79,9 @@ impl Ready {
         }
         let text = String::from_utf8_lossy(&config);
         let is = options(&text);
-        let mut missing = Config::default().lenient(data)?.missing(&text);
+        let mut missing = Config::default()
+            .lenient(data, Arch::X86_64)?
+            .missing(&text);
         let mut boot = Vec::new();
         for (option, module) in MODULAR {
             if is.get(option).is_some_and(|value| value == "m") {
@@ -138,6 +141,7 @@ impl Ready {
             let log = logs.join(format!("module-{name}-{id}.log"));
             files::remove(&log)?;
             let make = Make {
+                arch: Arch::X86_64,
                 source: &build,
                 objects: &build,
                 log,
@@ -151,6 +155,7 @@ impl Ready {
         }
         Ok(BuiltKernel {
             name: name.clone(),
+            arch: Arch::X86_64,
             source_version: self.release.clone(),
             release: self.release.clone(),
             image: dir.join("bzImage"),
@@ -199,7 +204,7 @@ impl Ready {
             let source = build.join("source");
             let source = if source.is_dir() { &source } else { &build };
             functions::write(source, &build, dir)?;
-            symbols(&vmlinux, &dir.join(SYMBOLS))?;
+            symbols("objcopy", &vmlinux, &dir.join(SYMBOLS))?;
         } else {
             functions::write_from_map(&map, dir)?;
         }
@@ -211,6 +216,7 @@ impl Ready {
         }
         let listed = Listed {
             name: name.clone(),
+            arch: Arch::X86_64,
             id: id.to_owned(),
             source_version: self.release.clone(),
             release: self.release.clone(),

@@ -115,7 +115,7 @@ pub fn provide(
     }
     files::sweep(&sources, TEMP)?;
     files::need_space(&sources, NEEDED_MIB)?;
-    let deb = Apt::open(cache, data, events, stop)?.fetch(&package)?;
+    let deb = Apt::open(cache, data, None, events, stop)?.fetch(&package)?;
     let step = format!("unpack {package}");
     events.progress(&step, deb.version.clone(), None);
     let temp = sources.join(format!("{TEMP}{package}"));

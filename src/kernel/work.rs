@@ -9,6 +9,7 @@ use super::build::{Kernels, Listed, OutOfLine, SYMBOLS};
 use super::ground::Ground;
 use super::make::{FULL_STEPS, Make};
 use super::module::ModuleSource;
+use super::target::{Target, target};
 use super::variant::Variant;
 use super::{Config, KernelError, KernelName, functions, outline};
 use crate::host::files;
@@ -30,13 +31,18 @@ pub(super) struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Room of the object tree: one a source package and configuration.
+    fn target(&self) -> &'static Target {
+        target(self.kernels.arch)
+    }
+
+    /// Room of the object tree: one a source package, architecture and configuration.
     fn room(&self) -> PathBuf {
         let config: String = self.config.id().chars().take(8).collect();
+        let key = self.kernels.arch.room(&self.ground.key());
         self.kernels
             .cache
             .join("build")
-            .join(format!("{}-{config}", self.ground.key()))
+            .join(format!("{key}-{config}"))
     }
 
     fn switch(&self) -> Result<(), KernelError> {
@@ -67,6 +73,7 @@ impl Work<'_> {
 
     fn make<'m>(&'m self, tree: &'m Path, objects: &'m Path, log: PathBuf) -> Make<'m> {
         Make {
+            arch: self.kernels.arch,
             source: tree,
             objects,
             log,
@@ -101,7 +108,7 @@ impl Work<'_> {
             .kernels
             .list()
             .into_iter()
-            .find(|k| k.full)
+            .find(|k| k.full && k.arch == self.kernels.arch)
             .map_or(FULL_STEPS, |k| k.steps);
         let steps = make.run(&step, &["bzImage", "modules"], fresh.then_some(known))?;
         let seconds = begun.elapsed().as_secs();
@@ -116,7 +123,7 @@ impl Work<'_> {
             .tempdir_in(&kernels)
             .map_err(files::failed("write into", &kernels))?;
         for (from, to) in [
-            ("arch/x86/boot/bzImage", "bzImage"),
+            (self.target().image, "bzImage"),
             ("System.map", "System.map"),
             (".config", "config"),
         ] {
@@ -126,6 +133,7 @@ impl Work<'_> {
         let module = self.parts(module, id, &objects, temp.path())?;
         let listed = Listed {
             name: self.name.clone(),
+            arch: self.kernels.arch,
             id: id.to_owned(),
             source_version: self.ground.version(),
             release: release.trim().to_owned(),
@@ -133,7 +141,10 @@ impl Work<'_> {
             config_summary,
             out_of_line: OutOfLine {
                 flags: outline::FLAGS.map(str::to_owned).to_vec(),
-                objects: outline::OBJECTS.map(str::to_owned).to_vec(),
+                objects: outline::objects(self.target().outline)
+                    .into_iter()
+                    .map(str::to_owned)
+                    .collect(),
             },
             image_sha256: files::sha256_file(&temp.path().join("bzImage"))?,
             seconds,
@@ -168,7 +179,9 @@ impl Work<'_> {
         let tree = self.ground.tree();
         std::thread::scope(|scope| {
             let tables = scope.spawn(|| functions::write(&tree, objects, into));
-            let symbols = scope.spawn(|| symbols(&objects.join("vmlinux"), &into.join(SYMBOLS)));
+            let objcopy = self.target().tool("objcopy");
+            let (vmlinux, to) = (objects.join("vmlinux"), into.join(SYMBOLS));
+            let symbols = scope.spawn(move || symbols(&objcopy, &vmlinux, &to));
             let module = self.build_module(module, id, into);
             joined(tables)?;
             joined(symbols)?;
@@ -276,9 +289,10 @@ pub(super) fn now() -> u64 {
         .map_or(0, |d| d.as_secs())
 }
 
-/// Takes symbols and lines out of a vmlinux (objcopy(1), --only-keep-debug).
-pub(super) fn symbols(vmlinux: &Path, to: &Path) -> Result<(), HostError> {
-    let mut objcopy = Command::new("objcopy");
+/// Takes symbols and lines out of a vmlinux with the program `objcopy` (objcopy(1), --only-keep-debug).
+pub(super) fn symbols(objcopy: &str, vmlinux: &Path, to: &Path) -> Result<(), HostError> {
+    let tool = objcopy;
+    let mut objcopy = Command::new(tool);
     objcopy.args(["--only-keep-debug", "--compress-debug-sections=zlib"]);
-    command::output(objcopy.arg(vmlinux).arg(to), "objcopy").map(|_| ())
+    command::output(objcopy.arg(vmlinux).arg(to), tool).map(|_| ())
 }

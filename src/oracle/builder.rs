@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::arch::Arch;
 use crate::event::*;
 use crate::scenario::{Scenario, load};
 
@@ -101,6 +102,7 @@ impl Tape {
             scenario: "x".into(),
             kernel: kernel.into(),
             kernel_id: "0".into(),
+            arch: Arch::default(),
             vfs: 3,
             accel: "tcg".into(),
             qemu: "11.1.3".into(),

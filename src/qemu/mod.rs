@@ -9,6 +9,7 @@ pub mod provide;
 pub mod qmp;
 pub mod qtest;
 pub mod slot;
+pub mod zpci;
 
 pub use link::{Endpoint, LinkError};
 pub use probe::{Accel, AccelError, Wish, choose_accel};

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::provide::QemuBinary;
+use crate::arch::Arch;
 use crate::event::EventSink;
 use crate::exit::ExitCode;
 use crate::host::{HostError, command, files};
@@ -95,6 +96,12 @@ pub enum AccelError {
         /// What was seen.
         why: String,
     },
+    /// KVM was demanded for guests of another architecture.
+    #[error("guests of {arch} are not run under KVM")]
+    Foreign {
+        /// The guest's.
+        arch: Arch,
+    },
     /// The machine.
     #[error(transparent)]
     Host(#[from] HostError),
@@ -105,6 +112,7 @@ impl AccelError {
     pub fn exit(&self) -> ExitCode {
         match self {
             AccelError::Kvm { .. } => ExitCode::Infrastructure,
+            AccelError::Foreign { .. } => ExitCode::Usage,
             AccelError::Host(e) => e.exit(),
         }
     }
@@ -115,6 +123,7 @@ impl AccelError {
             AccelError::Kvm { .. } => {
                 Some("use --accel auto or tcg; vfrace doctor says more".to_owned())
             }
+            AccelError::Foreign { .. } => Some("use --accel auto or tcg".to_owned()),
             AccelError::Host(e) => e.hint(),
         }
     }
@@ -164,9 +173,11 @@ impl Machine {
     }
 }
 
-/// The accelerator for `wish`. With `auto` and `kvm`, `image` (a bzImage) is booted under KVM unless the cache knows
-/// the result for this machine; that takes ten seconds at most.
+/// The accelerator for `wish` and guests of `arch`. With `auto` and `kvm`, `image` (a bzImage) is booted under KVM unless
+/// the cache knows the result for this machine; that takes ten seconds at most. Guests of s390x are always translated:
+/// KVM on a mainframe has not been tried.
 pub fn choose_accel(
+    arch: Arch,
     cache: &Path,
     qemu: &QemuBinary,
     image: &Path,
@@ -174,7 +185,10 @@ pub fn choose_accel(
     events: &EventSink,
     stop: &AtomicBool,
 ) -> Result<Accel, AccelError> {
-    if wish == Wish::Tcg {
+    if !arch.is_default() && wish == Wish::Kvm {
+        return Err(AccelError::Foreign { arch });
+    }
+    if !arch.is_default() || wish == Wish::Tcg {
         return Ok(Accel::Tcg);
     }
     let kvm = match known(cache, qemu) {
@@ -433,14 +447,20 @@ mod tests {
         assert!("kvm,x".parse::<Wish>().is_err());
         let cache = tempfile::tempdir().unwrap();
         let qemu = fake(cache.path(), "exit 1");
-        let accel = choose_accel(
-            cache.path(),
-            &qemu,
-            Path::new("/image"),
-            Wish::Tcg,
-            &EventSink::discard(),
-            &AtomicBool::new(false),
-        );
-        assert_eq!(accel.unwrap(), Accel::Tcg);
+        let chosen = |arch, wish| {
+            choose_accel(
+                arch,
+                cache.path(),
+                &qemu,
+                Path::new("/image"),
+                wish,
+                &EventSink::discard(),
+                &AtomicBool::new(false),
+            )
+        };
+        assert_eq!(chosen(Arch::X86_64, Wish::Tcg).unwrap(), Accel::Tcg);
+        assert_eq!(chosen(Arch::S390x, Wish::Auto).unwrap(), Accel::Tcg);
+        let refused = chosen(Arch::S390x, Wish::Kvm).unwrap_err();
+        assert_eq!(refused.exit(), ExitCode::Usage);
     }
 }

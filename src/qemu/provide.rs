@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A QEMU that can compose an SR-IOV device: the system's, else a private copy from Debian; and a busybox for the guest.
+//! A QEMU that has the guest's machine: the system's, else a private copy from Debian; and a busybox for the guest.
 //!
 //! `virtio-net-pci` has `sriov-pf=` since QEMU 10.1 (docs/system/sriov.rst of QEMU). Debian 12 and 13 have older ones,
-//! trixie-backports has 11. A copy from there needs its own C library on Debian 12: it is started through the ld.so
+//! trixie-backports has 11. On s390x the functions are plugged one by one; `vhost-user-test-device-pci`, which carries the
+//! mailbox, is what tells a QEMU that is new enough. A copy from there needs its own C library on Debian 12: it is started through the ld.so
 //! that comes with it, and is told where its modules are, lest it load the host's.
 
 use std::ffi::OsString;
@@ -14,20 +15,64 @@ use std::sync::atomic::AtomicBool;
 
 use serde::Serialize;
 
+use crate::arch::Arch;
 use crate::event::EventSink;
 use crate::exit::ExitCode;
 use crate::host::apt::{self, Apt, Deb};
 use crate::host::files::{self, Lock};
 use crate::host::{HostError, command, tools};
 
-/// What is looked for in `-device virtio-net-pci,help`.
-const PROPERTY: &str = "sriov-pf";
-/// The system's program.
-const SYSTEM: &str = "qemu-system-x86_64";
-/// Debian's package of it.
-const PACKAGE: &str = "qemu-system-x86";
-/// Names another QEMU, which is then taken or refused, never replaced.
-pub const OVERRIDE: &str = "VFRACE_QEMU";
+/// The QEMU of an architecture.
+#[derive(Debug, PartialEq, Eq)]
+struct Emulator {
+    /// The system's program.
+    program: &'static str,
+    /// Debian's package of it.
+    package: &'static str,
+    /// A device of it.
+    device: &'static str,
+    /// What is looked for in `-device DEVICE,help`.
+    property: &'static str,
+    /// What the property is called in messages.
+    called: &'static str,
+    /// Names another QEMU, which is then taken or refused, never replaced.
+    variable: &'static str,
+    /// Directories below usr/share where it looks for firmware.
+    firmware: &'static [&'static str],
+}
+
+const X86_64: Emulator = Emulator {
+    program: "qemu-system-x86_64",
+    package: "qemu-system-x86",
+    device: "virtio-net-pci",
+    property: "sriov-pf",
+    called: "sriov-pf",
+    variable: "VFRACE_QEMU",
+    firmware: &["qemu", "seabios"],
+};
+
+const S390X: Emulator = Emulator {
+    program: "qemu-system-s390x",
+    package: "qemu-system-s390x",
+    device: "vhost-user-test-device-pci",
+    property: "virtio-id",
+    called: "vhost-user-test-device-pci",
+    variable: "VFRACE_QEMU_S390X",
+    firmware: &["qemu"],
+};
+
+fn emulator(arch: Arch) -> &'static Emulator {
+    match arch {
+        Arch::X86_64 => &X86_64,
+        Arch::S390x => &S390X,
+    }
+}
+
+/// Where private copies are in the cache.
+fn room(cache: &Path, arch: Arch) -> PathBuf {
+    cache.join(arch.room("qemu"))
+}
+
 /// Room for the packages and what is in them, MiB (measured: 45 and 180).
 const NEEDED_MIB: u64 = 400;
 /// Prefix of half-unpacked copies.
@@ -43,6 +88,8 @@ pub enum ProvideError {
         path: PathBuf,
         /// Why not.
         reason: String,
+        /// The variable that names it.
+        variable: &'static str,
     },
     /// The private copy does not work here.
     #[error("the private QEMU in {path} does not work: {reason}", path = path.display())]
@@ -53,10 +100,16 @@ pub enum ProvideError {
         reason: String,
     },
     /// This machine has no private copy to offer.
-    #[error("there is no QEMU with `{PROPERTY}`, and none can be fetched for {arch}")]
+    #[error("there is no {program} with `{wanted}`, and none can be fetched for {host}")]
     Architecture {
+        /// The program.
+        program: &'static str,
+        /// What it should have.
+        wanted: &'static str,
+        /// The variable that can name one.
+        variable: &'static str,
         /// This machine's architecture.
-        arch: &'static str,
+        host: &'static str,
     },
     /// The package is not built as expected.
     #[error("{package} {version} has no static program at {looked}")]
@@ -85,15 +138,15 @@ impl ProvideError {
     /// What to do about it, if there is something.
     pub fn hint(&self) -> Option<String> {
         match self {
-            ProvideError::Unfit { .. } => Some(format!(
-                "name a QEMU of version 10.1 or newer in {OVERRIDE}, or unset it to get a private copy"
+            ProvideError::Unfit { variable, .. } => Some(format!(
+                "name a QEMU of version 10.1 or newer in {variable}, or unset it to get a private copy"
             )),
             ProvideError::Broken { path, .. } => Some(format!(
                 "remove {} to have it fetched again",
                 path.display()
             )),
-            ProvideError::Architecture { .. } => Some(format!(
-                "install QEMU 10.1 or newer, or name it in {OVERRIDE}"
+            ProvideError::Architecture { variable, .. } => Some(format!(
+                "install QEMU 10.1 or newer, or name it in {variable}"
             )),
             ProvideError::Layout { .. } => None,
             ProvideError::Host(e) => e.hint(),
@@ -117,7 +170,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Origin::System(path) => write!(f, "{}", path.display()),
-            Origin::Override(path) => write!(f, "{} ({OVERRIDE})", path.display()),
+            Origin::Override(path) => write!(f, "{} (named in the environment)", path.display()),
             Origin::Private(path) => write!(f, "private copy in {}", path.display()),
         }
     }
@@ -150,6 +203,7 @@ impl QemuBinary {
 
     /// Asks it for version and property. `Err` is the reason why it will not do.
     fn examine(
+        emulator: &Emulator,
         command: Vec<OsString>,
         env: Vec<(OsString, OsString)>,
         origin: Origin,
@@ -161,20 +215,24 @@ impl QemuBinary {
             origin,
         };
         let ask = |args: &[&str]| {
-            command::output(qemu.start().args(args).env("LC_ALL", "C"), SYSTEM).map_err(|e| match e
-            {
-                HostError::Start { ref source, .. } => format!("{e}: {source}"),
-                _ => e.to_string(),
-            })
+            command::output(qemu.start().args(args).env("LC_ALL", "C"), emulator.program).map_err(
+                |e| match e {
+                    HostError::Start { ref source, .. } => format!("{e}: {source}"),
+                    _ => e.to_string(),
+                },
+            )
         };
         let version = ask(&["--version"])?;
         let version = version_of(&version)
             .ok_or("it does not say its version")?
             .to_owned();
-        let help = ask(&["-device", "virtio-net-pci,help"])?;
-        if !has_property(&help) {
+        let wanted = format!("{},help", emulator.device);
+        // A device that it does not know at all is an error of its own.
+        let help = ask(&["-device", &wanted]).unwrap_or_default();
+        if !has_property(&help, emulator.property) {
             return Err(format!(
-                "QEMU {version} has no `{PROPERTY}` (10.1 and newer have)"
+                "QEMU {version} has no `{}` (10.1 and newer have)",
+                emulator.called
             ));
         }
         qemu.version = version;
@@ -196,50 +254,62 @@ fn version_of(text: &str) -> Option<&str> {
         .then_some(version)
 }
 
-/// Does the list of properties, a line each ("  sriov-pf=<str>  - ..."), have ours?
-fn has_property(help: &str) -> bool {
+/// Does the list of properties, a line each ("  sriov-pf=<str>  - ..."), have this one?
+fn has_property(help: &str, property: &str) -> bool {
     help.lines()
         .filter_map(|line| line.trim().split('=').next())
-        .any(|name| name == PROPERTY)
+        .any(|name| name == property)
 }
 
-/// The QEMU to use: `$VFRACE_QEMU`, else the system's if it is new enough, else the private copy, which is fetched if it
-/// is not there.
+/// The QEMU to use for guests of `arch`: the one that `$VFRACE_QEMU` names (for s390x `$VFRACE_QEMU_S390X`), else the
+/// system's if it is new enough, else the private copy, which is fetched if it is not there.
 pub fn provide(
     cache: &Path,
     data: &Path,
+    arch: Arch,
     events: &EventSink,
     stop: &Arc<AtomicBool>,
 ) -> Result<QemuBinary, ProvideError> {
-    match local(cache)? {
+    match local(cache, arch)? {
         Some(qemu) => Ok(qemu),
-        None => fetch(cache, data, events, stop),
+        None => fetch(cache, data, arch, events, stop),
     }
 }
 
+/// What a QEMU for guests of `arch` must have, as messages call it.
+pub fn wanted(arch: Arch) -> &'static str {
+    emulator(arch).called
+}
+
 /// As [`provide`], but without the network: `None` if there is none yet.
-pub fn local(cache: &Path) -> Result<Option<QemuBinary>, ProvideError> {
-    if let Some(path) = std::env::var_os(OVERRIDE)
+pub fn local(cache: &Path, arch: Arch) -> Result<Option<QemuBinary>, ProvideError> {
+    let emulator = emulator(arch);
+    let variable = emulator.variable;
+    if let Some(path) = std::env::var_os(variable)
         .filter(|v| !v.is_empty())
         .map(PathBuf::from)
     {
         return QemuBinary::examine(
+            emulator,
             vec![path.clone().into()],
             vec![],
             Origin::Override(path.clone()),
         )
         .map(Some)
-        .map_err(|reason| ProvideError::Unfit { path, reason });
+        .map_err(|reason| ProvideError::Unfit {
+            path,
+            reason,
+            variable,
+        });
     }
-    if let Some(path) = tools::find(SYSTEM) {
-        if let Ok(qemu) =
-            QemuBinary::examine(vec![path.clone().into()], vec![], Origin::System(path))
-        {
+    if let Some(path) = tools::find(emulator.program) {
+        let command = vec![path.clone().into()];
+        if let Ok(qemu) = QemuBinary::examine(emulator, command, vec![], Origin::System(path)) {
             return Ok(Some(qemu));
         }
     }
-    match newest(&cache.join("qemu")) {
-        Some(dir) => private(&dir).map(Some),
+    match newest(&room(cache, arch)) {
+        Some(dir) => private(&dir, emulator).map(Some),
         None => Ok(None),
     }
 }
@@ -252,45 +322,52 @@ fn newest(dir: &Path) -> Option<PathBuf> {
 }
 
 /// The name of Debian's directory of libraries and of the program loader, for the architectures that we know.
-fn loader() -> Result<(&'static str, &'static str), ProvideError> {
+fn loader(emulator: &Emulator) -> Result<(&'static str, &'static str), ProvideError> {
     match std::env::consts::ARCH {
         "x86_64" => Ok(("x86_64-linux-gnu", "ld-linux-x86-64.so.2")),
         "aarch64" => Ok(("aarch64-linux-gnu", "ld-linux-aarch64.so.1")),
-        arch => Err(ProvideError::Architecture { arch }),
+        host => Err(ProvideError::Architecture {
+            program: emulator.program,
+            wanted: emulator.called,
+            variable: emulator.variable,
+            host,
+        }),
     }
 }
 
-fn private(dir: &Path) -> Result<QemuBinary, ProvideError> {
-    let (triplet, loader) = loader()?;
+fn private(dir: &Path, emulator: &Emulator) -> Result<QemuBinary, ProvideError> {
+    let (triplet, loader) = loader(emulator)?;
     let usr = dir.join("usr");
     let libraries = usr.join("lib").join(triplet);
-    let command: Vec<OsString> = vec![
+    let mut command: Vec<OsString> = vec![
         libraries.join(loader).into(),
         "--library-path".into(),
         libraries.clone().into(),
-        usr.join("bin").join(SYSTEM).into(),
-        "-L".into(),
-        usr.join("share/qemu").into(),
-        "-L".into(),
-        usr.join("share/seabios").into(),
+        usr.join("bin").join(emulator.program).into(),
     ];
+    for firmware in emulator.firmware {
+        command.push("-L".into());
+        command.push(usr.join("share").join(firmware).into());
+    }
     let env = vec![("QEMU_MODULE_DIR".into(), libraries.join("qemu").into())];
-    QemuBinary::examine(command, env, Origin::Private(dir.to_path_buf())).map_err(|reason| {
-        ProvideError::Broken {
-            path: dir.to_path_buf(),
-            reason,
-        }
+    let origin = Origin::Private(dir.to_path_buf());
+    QemuBinary::examine(emulator, command, env, origin).map_err(|reason| ProvideError::Broken {
+        path: dir.to_path_buf(),
+        reason,
     })
 }
 
 fn fetch(
     cache: &Path,
     data: &Path,
+    arch: Arch,
     events: &EventSink,
     stop: &Arc<AtomicBool>,
 ) -> Result<QemuBinary, ProvideError> {
-    loader()?;
-    let room = cache.join("qemu");
+    let emulator = emulator(arch);
+    let package = emulator.package;
+    loader(emulator)?;
+    let room = room(cache, arch);
     let _lock = Lock::take(&room.join("lock"), stop, || {
         events.progress(
             "qemu",
@@ -299,26 +376,27 @@ fn fetch(
         );
     })?;
     if let Some(dir) = newest(&room) {
-        return private(&dir);
+        return private(&dir, emulator);
     }
     files::sweep(&room, TEMP)?;
     files::need_space(&room, NEEDED_MIB)?;
-    let debs = Apt::open(cache, data, events, stop)?.fetch_closure(PACKAGE)?;
+    // The program is the host's, whatever it emulates.
+    let debs = Apt::open(cache, data, None, events, stop)?.fetch_closure(package)?;
     let version = debs
         .iter()
-        .find(|d| d.name == PACKAGE)
+        .find(|d| d.name == package)
         .map(|d| d.version.clone())
         .ok_or_else(|| HostError::NoPackage {
-            package: PACKAGE.to_owned(),
+            package: package.to_owned(),
             tail: "it is not among what apt offers".to_owned(),
         })?;
-    let temp = room.join(format!("{TEMP}{PACKAGE}"));
+    let temp = room.join(format!("{TEMP}{package}"));
     unpack(&debs, &temp, "unpack qemu", events, stop)?;
     let dir = room.join(version.replace(':', "%3a"));
     files::remove(&dir)?;
     std::fs::rename(&temp, &dir).map_err(files::failed("create", &dir))?;
     debs.iter().try_for_each(|deb| files::remove(&deb.path))?;
-    private(&dir)
+    private(&dir, emulator)
 }
 
 /// Unpacks packages into one tree, with a list of what they were.
@@ -344,15 +422,21 @@ fn unpack(
     Ok(())
 }
 
-/// A statically linked busybox for the guest, fetched if it is not in the cache.
+/// Where the guest's busybox is in the cache.
+pub fn busybox_room(cache: &Path, arch: Arch) -> PathBuf {
+    cache.join(arch.room("busybox"))
+}
+
+/// A statically linked busybox for guests of `arch`, fetched if it is not in the cache.
 pub fn provide_busybox(
     cache: &Path,
     data: &Path,
+    arch: Arch,
     events: &EventSink,
     stop: &Arc<AtomicBool>,
 ) -> Result<PathBuf, ProvideError> {
     const PACKAGE: &str = "busybox-static";
-    let room = cache.join("busybox");
+    let room = busybox_room(cache, arch);
     let found = || newest(&room).map(|dir| dir.join("busybox"));
     if let Some(path) = found() {
         return Ok(path);
@@ -368,7 +452,8 @@ pub fn provide_busybox(
         return Ok(path);
     }
     files::sweep(&room, TEMP)?;
-    let deb = Apt::open(cache, data, events, stop)?.fetch(PACKAGE)?;
+    let foreign = (!arch.is_host()).then_some(arch.debian());
+    let deb = Apt::open(cache, data, foreign, events, stop)?.fetch(PACKAGE)?;
     let temp = room.join(format!("{TEMP}{PACKAGE}"));
     unpack(
         std::slice::from_ref(&deb),
@@ -405,10 +490,13 @@ mod tests {
 
     #[test]
     fn the_property_is_found_by_its_whole_name() {
-        assert!(has_property(HELP));
-        assert!(!has_property(&HELP.replace("sriov-pf", "x-sriov-pfs")));
-        assert!(!has_property("  other=<str> - not sriov-pf=\n"));
-        assert!(!has_property(""));
+        assert!(has_property(HELP, "sriov-pf"));
+        assert!(!has_property(
+            &HELP.replace("sriov-pf", "x-sriov-pfs"),
+            "sriov-pf"
+        ));
+        assert!(!has_property("  other=<str> - not sriov-pf=\n", "sriov-pf"));
+        assert!(!has_property("", "sriov-pf"));
     }
 
     #[test]
@@ -425,7 +513,8 @@ mod tests {
     #[test]
     fn a_program_that_is_no_qemu_is_refused() {
         let examine = |path: &str| {
-            QemuBinary::examine(vec![path.into()], vec![], Origin::Override(path.into()))
+            let origin = Origin::Override(path.into());
+            QemuBinary::examine(&X86_64, vec![path.into()], vec![], origin)
         };
         assert!(
             examine("/bin/true")

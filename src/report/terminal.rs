@@ -135,6 +135,7 @@ impl Terminal {
             EventKind::RunStarted {
                 scenario,
                 kernel,
+                arch,
                 vfs,
                 accel,
                 qemu,
@@ -145,13 +146,18 @@ impl Terminal {
                 } else {
                     format!("{vfs} VFs")
                 };
+                // The usual one is not worth a word.
+                let arch = match arch.is_default() {
+                    true => String::new(),
+                    false => format!("{arch}, "),
+                };
                 let name = format!("{scenario} on {kernel}");
                 self.run = Some(name.clone());
                 self.schedule.clear();
                 self.step(
                     event.ns,
                     &name,
-                    &format!("{vfs}, {accel}, QEMU {qemu}"),
+                    &format!("{arch}{vfs}, {accel}, QEMU {qemu}"),
                     None,
                     false,
                 );

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::arch::Arch;
 use crate::device::{Backend, BackendConfig};
-use crate::event::{EventKind, EventSink, Phase};
+use crate::event::{EventKind, EventSink, FunctionId, Phase};
 use crate::guest::control::Control;
 use crate::guest::initramfs::{self, Parts};
 use crate::guest::observations::Observations;
@@ -21,6 +22,7 @@ use crate::qemu::process::{Process, describe, shell_line};
 use crate::qemu::qmp::Qmp;
 use crate::qemu::qtest::Qtest;
 use crate::qemu::slot::{Slot, SlotError};
+use crate::qemu::zpci::{Zpci, ZpciError};
 
 use super::{RunConfig, steps};
 
@@ -73,7 +75,9 @@ pub(super) struct Machine<'a> {
     console: PathBuf,
     // Dropped in this order: QEMU first, then the back end that it is connected to, then the directory.
     slot: Option<Arc<Slot>>,
-    monitors: Option<(Arc<Qmp>, Arc<Qtest>)>,
+    zpci: Option<Arc<Zpci>>,
+    qmp: Option<Arc<Qmp>>,
+    qtest: Option<Arc<Qtest>>,
     qemu: Process,
     backend: Option<Backend>,
     _private: tempfile::TempDir,
@@ -119,15 +123,18 @@ impl<'a> Machine<'a> {
         };
         initramfs::write(&initramfs, parts).map_err(|error| Cut::host(chain(&error)))?;
         let console = config.dir.join("console.log");
-        let monitors = if steps::empties_slot(config.scenario, true) {
-            let endpoint = |name| {
-                Endpoint::bind(&private.path().join(name)).map_err(|error| Cut::host(chain(&error)))
-            };
-            Some((endpoint("qmp.sock")?, endpoint("qtest.sock")?))
-        } else {
-            None
+        let arch = config.kernel.arch;
+        let slot = steps::empties_slot(config.scenario, true);
+        let endpoint = |wanted: bool, name| {
+            wanted
+                .then(|| Endpoint::bind(&private.path().join(name)))
+                .transpose()
+                .map_err(|error| Cut::host(chain(&error)))
         };
+        let qmp = endpoint(slot || arch == Arch::S390x, "qmp.sock")?;
+        let qtest = endpoint(slot, "qtest.sock")?;
         let hardware = Hardware {
+            arch,
             accel: config.accel,
             kernel: &config.kernel.image,
             initramfs: &initramfs,
@@ -135,8 +142,8 @@ impl<'a> Machine<'a> {
             vfs: config.scenario.vfs,
             queue_pairs: QUEUE_PAIRS,
             no_reboot: true,
-            qmp: monitors.as_ref().map(|(qmp, _)| qmp.path()),
-            qtest: monitors.as_ref().map(|(_, qtest)| qtest.path()),
+            qmp: qmp.as_ref().map(Endpoint::path),
+            qtest: qtest.as_ref().map(Endpoint::path),
         };
         let arguments = hardware.arguments(|function| backend.socket(function));
         events.emit(EventKind::Phase {
@@ -152,15 +159,19 @@ impl<'a> Machine<'a> {
         let log = config.dir.join("qemu.log");
         let qemu = Process::start(&config.qemu.command, &config.qemu.env, &arguments, &log)
             .map_err(|error| Cut::host(chain(&error)))?;
-        let monitors = match monitors {
-            Some((qmp, qtest)) => {
-                let qmp = Qmp::accept(qmp, START).map_err(|error| Cut::host(chain(&error)))?;
-                let qtest =
-                    Qtest::accept(qtest, START).map_err(|error| Cut::host(chain(&error)))?;
-                Some((Arc::new(qmp), Arc::new(qtest)))
-            }
-            None => None,
-        };
+        let qmp = qmp
+            .map(|qmp| Qmp::accept(qmp, START).map(Arc::new))
+            .transpose()
+            .map_err(|error| Cut::host(chain(&error)))?;
+        let qtest = qtest
+            .map(|qtest| Qtest::accept(qtest, START).map(Arc::new))
+            .transpose()
+            .map_err(|error| Cut::host(chain(&error)))?;
+        let zpci = qmp.clone().filter(|_| arch == Arch::S390x).map(|qmp| {
+            let zpci = Arc::new(Zpci::new(qmp, config.scenario.vfs, QUEUE_PAIRS));
+            injector.connect_platform(Box::new(Arc::clone(&zpci)));
+            zpci
+        });
         let control = Control::new(backend.mailbox(), seen.clone());
         Ok(Self {
             config,
@@ -170,7 +181,9 @@ impl<'a> Machine<'a> {
             control,
             console,
             slot: None,
-            monitors,
+            zpci,
+            qmp,
+            qtest,
             qemu,
             backend: Some(backend),
             _private: private,
@@ -190,7 +203,7 @@ impl<'a> Machine<'a> {
 
     /// Looks for the hotplug slot, if the scenario is about one. The guest has booted.
     pub(super) fn find_slot(&mut self) -> Result<(), Cut> {
-        let Some((qmp, qtest)) = self.monitors.take() else {
+        let (Some(qmp), Some(qtest)) = (self.qmp.clone(), self.qtest.take()) else {
             return Ok(());
         };
         let vfs = self.config.scenario.vfs;
@@ -213,6 +226,46 @@ impl<'a> Machine<'a> {
             // The guest's doing: its hotplug driver does not finish.
             SlotError::StillOn { .. } => Cut::guest(error),
             other => Cut::host(chain(&other)),
+        })
+    }
+
+    /// Whether this machine's functions are plugged one by one.
+    pub(super) fn plugs_functions(&self) -> bool {
+        self.zpci.is_some()
+    }
+
+    fn on_card(&self, act: impl FnOnce(&Zpci) -> Result<(), ZpciError>) -> Result<(), Cut> {
+        let Some(zpci) = &self.zpci else {
+            return Ok(());
+        };
+        act(zpci).map_err(|error| match error.is_guest() {
+            true => Cut::guest(error),
+            false => Cut::host(chain(&error)),
+        })
+    }
+
+    /// Plugs the PF in.
+    pub(super) fn plug_pf(&self, limit: Duration) -> Result<(), Cut> {
+        self.on_card(|zpci| zpci.plug(FunctionId::Pf, limit))
+    }
+
+    /// Whether the PF was unplugged by the platform, and has to be plugged in again.
+    pub(super) fn is_pf_unplugged(&self) -> bool {
+        self.zpci
+            .as_ref()
+            .is_some_and(|zpci| !zpci.is_in(FunctionId::Pf))
+    }
+
+    /// The platform's part in VF Enable: the VFs come.
+    pub(super) fn enable_vfs(&self, limit: Duration) -> Result<(), Cut> {
+        self.on_card(|zpci| zpci.enable_vfs(limit))
+    }
+
+    /// The platform's part when VF Enable is cleared: the VFs go. What was unplugged in the round is gone as well then.
+    pub(super) fn settle(&self, limit: Duration) -> Result<(), Cut> {
+        self.on_card(|zpci| {
+            zpci.wait_gone(FunctionId::Pf, limit)?;
+            zpci.disable_vfs(limit)
         })
     }
 

@@ -155,6 +155,7 @@ impl<'a> Session<'a> {
             scenario: config.scenario.name.clone(),
             kernel: config.kernel.name.to_string(),
             kernel_id: config.kernel.id.clone(),
+            arch: config.kernel.arch,
             vfs: config.scenario.vfs,
             accel: config.accel.to_string(),
             qemu: config.qemu.version.clone(),

@@ -10,7 +10,7 @@ use crate::guest::observations::Missed;
 use crate::guest::plan::Plan;
 use crate::guest::proto::CommandKind;
 use crate::host::chain;
-use crate::qemu::machine::PF_ADDRESS;
+use crate::qemu::machine::{Places, places};
 use crate::scenario::{At, Point, Schedule};
 
 use super::RunConfig;
@@ -54,6 +54,8 @@ fn late(who: &str, limit: Duration) -> String {
 pub(super) struct Course<'a> {
     config: Arc<RunConfig<'a>>,
     machine: Machine<'a>,
+    /// Where things are in the guest.
+    at: Places,
     /// How much slower than usual this machine is, at least 1.
     slowness: f64,
     /// The last round left the PF as a round begins, and nothing was done to it since it was measured.
@@ -65,6 +67,7 @@ impl<'a> Course<'a> {
     pub(super) fn boot(config: Arc<RunConfig<'a>>, events: &EventSink) -> Result<Self, Cut> {
         let mut course = Course {
             machine: Machine::start(Arc::clone(&config), events)?,
+            at: places(config.kernel.arch),
             config,
             slowness: 1.0,
             untouched: false,
@@ -116,8 +119,27 @@ impl<'a> Course<'a> {
         }
         self.slowness = (began.elapsed().as_secs_f64() / USUAL_BOOT.as_secs_f64()).max(1.0);
         self.machine.find_slot()?;
-        self.tell(CommandKind::Pf, PF_ADDRESS, "the address of the PF")?;
+        if self.machine.plugs_functions() {
+            self.machine.plug_pf(self.limit(COMMAND))?;
+            self.shell(&steps::wait_for_pf(self.at), "waiting for the PF")?;
+            self.must_be_sriov()?;
+        }
+        self.tell(CommandKind::Pf, self.at.pf, "the address of the PF")?;
         self.tell(CommandKind::Cost, "", "measuring what a call costs")
+    }
+
+    /// Whether the guest's kernel sees an SR-IOV device, which on s390x it does by the module vfrace_zpci only.
+    fn must_be_sriov(&mut self) -> Result<(), Cut> {
+        let sent = self.send(CommandKind::Exec, &steps::is_sriov(self.at))?;
+        let limit = self.limit(COMMAND);
+        match self.done(sent, limit) {
+            Ok((0, _)) => Ok(()),
+            Ok(_) => Err(Cut::host(
+                "the PF has no SR-IOV capability and its VFs would be isolated functions: vfrace_zpci is not at work in the guest",
+            )),
+            Err(Missed::Stopped(cut)) => Err(cut),
+            Err(Missed::Late) => Err(self.stuck(&late("looking at the PF", limit), false, None)),
+        }
     }
 
     /// One round. Its schedule may be another one than the scenario's.
@@ -132,16 +154,21 @@ impl<'a> Course<'a> {
             // A sample that was taken then counts: see the module.
             self.measure("before", "=before")?
         } else {
-            self.shell(&steps::unbind(scenario), "unbinding the PF")?;
-            if let Some(text) = steps::as_afterwards(scenario, schedule) {
+            self.shell(&steps::unbind(self.at, scenario), "unbinding the PF")?;
+            if let Some(text) = steps::as_afterwards(self.at, scenario, schedule) {
                 self.shell(&text, "binding the PF")?;
             }
             self.measure("before", "before")?
         };
         self.shell(
-            &steps::bring_up(scenario, schedule),
+            &steps::bring_up(self.at, scenario, schedule),
             "binding the PF and enabling its VFs",
         )?;
+        if self.machine.plugs_functions() && scenario.teardown.begins_with_vfs() {
+            self.machine.enable_vfs(self.limit(COMMAND))?;
+            let text = steps::wait_for_vfs(self.at, scenario);
+            self.shell(&text, "waiting for the VFs")?;
+        }
         self.measure("armed", "~armed")?;
         let plan = Plan::new(schedule);
         self.plan(schedule, &plan, trace)?;
@@ -159,13 +186,16 @@ impl<'a> Course<'a> {
             self.unplug_first(schedule, mark)?;
         }
         self.machine.phase(Phase::Teardown, round);
-        let teardown = self.send(CommandKind::Exec, &steps::teardown(scenario))?;
+        let teardown = self.send(CommandKind::Exec, &steps::teardown(self.at, scenario))?;
         let back = self.back(schedule, teardown, fired_before, mark, round);
         injector.disarm();
         back?;
 
         self.tell(CommandKind::Disarm, "", "disarming")?;
         self.machine.phase(Phase::Settle, round);
+        if self.machine.plugs_functions() {
+            self.machine.settle(self.limit(COMMAND))?;
+        }
         let after = self.measure("after", "after")?;
         self.bring_back(self.machine.injector.fired() != fired_before)?;
         if self.config.repair {
@@ -187,10 +217,10 @@ impl<'a> Course<'a> {
             let number = self.machine.injector.fired() + 1;
             self.tell(
                 CommandKind::Unplug,
-                &steps::unplug(unplug, number),
+                &steps::unplug(self.at, unplug, number),
                 "preparing the unplug",
             )?;
-            if steps::by_module(unplug) {
+            if steps::by_module(self.at, unplug) {
                 words.push("unplug");
                 // Nothing that sleeps goes on while a message is held.
                 if schedule.points().any(Point::is_wire) {
@@ -250,10 +280,12 @@ impl<'a> Course<'a> {
         }
         if steps::empties_slot(scenario, fired) {
             self.machine.plug_back(self.limit(TASK))?;
+        } else if self.machine.is_pf_unplugged() {
+            self.machine.plug_pf(self.limit(TASK))?;
         } else {
             self.shell(steps::FIND_PF, "finding the PF again")?;
         }
-        self.shell(&steps::wait_for_pf(), "waiting for the PF")
+        self.shell(&steps::wait_for_pf(self.at), "waiting for the PF")
     }
 
     /// What a double removal took from the PF is given back.
@@ -404,7 +436,7 @@ impl<'a> Course<'a> {
         self.machine.phase(Phase::FinalRemove, 0);
         let sent = self.send(
             CommandKind::Exec,
-            &format!("echo 1 >/sys/bus/pci/devices/{PF_ADDRESS}/remove"),
+            &format!("echo 1 >/sys/bus/pci/devices/{}/remove", self.at.pf),
         )?;
         let limit = self.limit(TASK);
         match self.done(sent, limit) {

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What the guest's shell is told: bringing the device up, tearing it down, bringing it back.
 
-use crate::qemu::machine::{BRIDGE_ADDRESS, PF_ADDRESS, SLOT_DIRECTORY};
+use crate::arch::Arch;
+use crate::guest::plan;
+use crate::qemu::machine::Places;
 use crate::scenario::{Actuator, PfDriver, Scenario, Schedule, Teardown, Unplug};
 
 const DRIVERS: &str = "/sys/bus/pci/drivers";
 /// The module's name, as a driver as well.
 const MODULE: &str = "vfrace_pf";
 
-fn pf() -> String {
-    format!("/sys/bus/pci/devices/{PF_ADDRESS}")
+fn directory(at: Places) -> String {
+    format!("/sys/bus/pci/devices/{}", at.pf)
 }
 
 fn driver(scenario: &Scenario) -> &'static str {
@@ -20,18 +22,22 @@ fn driver(scenario: &Scenario) -> &'static str {
 }
 
 /// The PF without a driver and without VFs: how every round begins.
-pub(super) fn unbind(scenario: &Scenario) -> String {
-    let pf = pf();
+pub(super) fn unbind(at: Places, scenario: &Scenario) -> String {
+    let (pf, address) = (directory(at), at.pf);
     let unload = match scenario.driver {
         PfDriver::Virtio => String::new(),
         PfDriver::Module { .. } => format!("; [ ! -e /sys/module/{MODULE} ] || rmmod {MODULE}"),
     };
-    format!("[ ! -e {pf}/driver ] || echo {PF_ADDRESS} >{pf}/driver/unbind{unload}")
+    format!("[ ! -e {pf}/driver ] || echo {address} >{pf}/driver/unbind{unload}")
 }
 
 /// The PF as the teardown leaves it, without VFs: what references are counted in before a round. `None`: as [`unbind`]
 /// leaves it.
-pub(super) fn as_afterwards(scenario: &Scenario, schedule: &Schedule) -> Option<String> {
+pub(super) fn as_afterwards(
+    at: Places,
+    scenario: &Scenario,
+    schedule: &Schedule,
+) -> Option<String> {
     match scenario.teardown {
         // A .probe() that the schedule makes fail leaves no driver.
         Teardown::Bind if schedule.steps.iter().any(|step| step.returns.is_some()) => None,
@@ -40,7 +46,7 @@ pub(super) fn as_afterwards(scenario: &Scenario, schedule: &Schedule) -> Option<
         | Teardown::NumvfsCycle
         | Teardown::NumvfsOn
         | Teardown::Reset
-        | Teardown::Bind => Some(bind(scenario)),
+        | Teardown::Bind => Some(bind(at, scenario)),
     }
 }
 
@@ -59,12 +65,12 @@ pub(super) fn ends_as_it_begins(scenario: &Scenario) -> bool {
     unbound && only_vfs_go
 }
 
-fn bind(scenario: &Scenario) -> String {
+fn bind(at: Places, scenario: &Scenario) -> String {
+    let (pf, address) = (directory(at), at.pf);
     match scenario.driver {
-        PfDriver::Virtio => format!("echo {PF_ADDRESS} >{DRIVERS}/virtio-pci/bind"),
+        PfDriver::Virtio => format!("echo {address} >{DRIVERS}/virtio-pci/bind"),
         // A device that is meant for the module is bound when the module comes.
         PfDriver::Module { remove_ms } => {
-            let pf = pf();
             format!(
                 "echo {MODULE} >{pf}/driver_override && insmod /{MODULE}.ko remove_ms={remove_ms} && [ -e {pf}/driver ]"
             )
@@ -75,23 +81,26 @@ fn bind(scenario: &Scenario) -> String {
 /// Whether the PF with this directory has so many VFs. Without a program: each costs the guest some 40 ms.
 fn count_vfs(pf: &str, vfs: u16) -> String {
     format!(
-        "{{ n=0; for vf in {pf}/virtfn*; do [ -e $vf ] && n=$((n + 1)); done; [ $n = {vfs} ]; }}"
+        "{{ v=0; for vf in {pf}/virtfn*; do [ -e $vf ] && v=$((v + 1)); done; [ $v = {vfs} ]; }}"
     )
 }
 
 /// The driver bound and the VFs on, as far as the teardown begins with them. Comes after [`as_afterwards`].
-pub(super) fn bring_up(scenario: &Scenario, schedule: &Schedule) -> String {
-    let (pf, vfs) = (pf(), scenario.vfs);
+pub(super) fn bring_up(at: Places, scenario: &Scenario, schedule: &Schedule) -> String {
+    let (pf, vfs, address) = (directory(at), scenario.vfs, at.pf);
     let mut steps = Vec::new();
-    if as_afterwards(scenario, schedule).is_none() {
-        steps.push(bind(scenario));
+    if as_afterwards(at, scenario, schedule).is_none() {
+        steps.push(bind(at, scenario));
     }
     if scenario.teardown.begins_with_vfs() {
         steps.push(format!("echo {vfs} >{pf}/sriov_numvfs"));
-        steps.push(count_vfs(&pf, vfs));
+        // On s390x the platform shows them to the guest after that, which is the host's part.
+        if at.arch != Arch::S390x {
+            steps.push(count_vfs(&pf, vfs));
+        }
     }
     if scenario.teardown == Teardown::Bind {
-        steps.push(format!("echo {PF_ADDRESS} >{pf}/driver/unbind"));
+        steps.push(format!("echo {address} >{pf}/driver/unbind"));
         steps.push(format!("echo {vfs} >/sys/module/{MODULE}/parameters/vfs"));
     }
     if steps.is_empty() {
@@ -101,10 +110,11 @@ pub(super) fn bring_up(scenario: &Scenario, schedule: &Schedule) -> String {
 }
 
 /// The teardown. The task that does it says first that it is the one.
-pub(super) fn teardown(scenario: &Scenario) -> String {
-    let (pf, vfs, driver) = (pf(), scenario.vfs, driver(scenario));
+pub(super) fn teardown(at: Places, scenario: &Scenario) -> String {
+    let (pf, vfs, driver) = (directory(at), scenario.vfs, driver(scenario));
+    let (address, slot) = (at.pf, at.slot);
     let action = match scenario.teardown {
-        Teardown::Unbind => format!("echo {PF_ADDRESS} >{DRIVERS}/{driver}/unbind"),
+        Teardown::Unbind => format!("echo {address} >{DRIVERS}/{driver}/unbind"),
         // A program: it has to be the task that said so.
         Teardown::Rmmod => {
             return format!("sh -c 'printf \"task teardown\\n\" >&3; exec rmmod {MODULE}'");
@@ -115,8 +125,8 @@ pub(super) fn teardown(scenario: &Scenario) -> String {
             format!("echo 0 >{pf}/sriov_numvfs && echo {vfs} >{pf}/sriov_numvfs")
         }
         Teardown::NumvfsOn => format!("echo {vfs} >{pf}/sriov_numvfs"),
-        Teardown::Bind => format!("echo {PF_ADDRESS} >{DRIVERS}/{driver}/bind"),
-        Teardown::SlotPowerOff => format!("echo 0 >{SLOT_DIRECTORY}/power"),
+        Teardown::Bind => format!("echo {address} >{DRIVERS}/{driver}/bind"),
+        Teardown::SlotPowerOff => format!("echo 0 >{slot}/power"),
         Teardown::Reset => format!("echo 1 >{pf}/reset"),
     };
     // echo and printf are builtins of the guest's shell: no other task gets to do it.
@@ -138,25 +148,47 @@ pub(super) fn empties_slot(scenario: &Scenario, fired: bool) -> bool {
 /// Finds the PF again that a removal took out of the kernel, and waits for it.
 pub(super) const FIND_PF: &str = "echo 1 >/sys/bus/pci/rescan";
 
-/// Waits for the PF, for some seconds.
-pub(super) fn wait_for_pf() -> String {
-    let pf = pf();
+/// Waits for the PF, for some seconds. Where an event of the platform brings it, until it has its driver: that comes later
+/// than the directory, and a round begins with the PF's being unbound.
+pub(super) fn wait_for_pf(at: Places) -> String {
+    let there = match at.arch {
+        Arch::X86_64 => directory(at),
+        Arch::S390x => format!("{}/driver", directory(at)),
+    };
     format!(
-        "n=0; while [ ! -e {pf} ] && [ $n -lt 100 ]; do usleep 100000; n=$((n + 1)); done; [ -e {pf} ]"
+        "n=0; while [ ! -e {there} ] && [ $n -lt 100 ]; do usleep 100000; n=$((n + 1)); done; [ -e {there} ]"
     )
+}
+
+/// Waits, for some seconds, until the VFs that the platform has shown to the guest are the PF's, with their drivers.
+pub(super) fn wait_for_vfs(at: Places, scenario: &Scenario) -> String {
+    let pf = directory(at);
+    // They come one after the other: the last one has its driver last.
+    let last = scenario.vfs.saturating_sub(1);
+    let up = format!(
+        "{} && [ -e {pf}/virtfn{last}/driver ]",
+        count_vfs(&pf, scenario.vfs)
+    );
+    format!("n=0; until {up} || [ $n -ge 100 ]; do usleep 100000; n=$((n + 1)); done; {up}")
+}
+
+/// Whether the PF can have VFs (Linux Documentation/ABI/testing/sysfs-bus-pci, sriov_totalvfs).
+pub(super) fn is_sriov(at: Places) -> String {
+    format!("[ -e {}/sriov_totalvfs ]", directory(at))
 }
 
 /// The guest's command that says what the unplug does.
-pub(super) fn unplug(unplug: &Unplug, number: u32) -> String {
-    crate::guest::plan::unplug_command(unplug, PF_ADDRESS, BRIDGE_ADDRESS, SLOT_DIRECTORY, number)
+pub(super) fn unplug(at: Places, unplug: &Unplug, number: u32) -> String {
+    plan::unplug_command(unplug, at, number)
 }
 
 /// Whether the module's own thread handles the unplug.
-pub(super) fn by_module(unplug: &Unplug) -> bool {
-    !matches!(
-        unplug.actuator,
-        Actuator::PciehpSurprise | Actuator::PciehpButton
-    )
+pub(super) fn by_module(at: Places, unplug: &Unplug) -> bool {
+    !unplug.by_zpci(at.arch)
+        && !matches!(
+            unplug.actuator,
+            Actuator::PciehpSurprise | Actuator::PciehpButton
+        )
 }
 
 #[cfg(test)]
@@ -164,6 +196,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::qemu::machine::places;
 
     #[test]
     fn only_a_teardown_that_unbinds_and_takes_vfs_ends_as_a_round_begins() {
@@ -192,6 +225,24 @@ mod tests {
         let mut loaded = load("unbind-alone");
         loaded.driver = PfDriver::Module { remove_ms: 0 };
         assert!(!ends_as_it_begins(&loaded));
+    }
+
+    #[test]
+    fn on_s390x_the_host_brings_the_vfs() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("guest-tests/scenarios");
+        let scenario = crate::scenario::load("unbind-vs-vf-unplug", &dir, &[]).unwrap();
+        let up = |arch| bring_up(places(arch), &scenario, &scenario.schedule);
+        let pf = "/sys/bus/pci/devices/1000:00:00.0";
+        assert_eq!(
+            up(Arch::S390x),
+            format!("echo 1000:00:00.0 >{DRIVERS}/virtio-pci/bind && echo 3 >{pf}/sriov_numvfs")
+        );
+        assert!(up(Arch::X86_64).contains("virtfn*"));
+        let wait = wait_for_vfs(places(Arch::S390x), &scenario);
+        assert!(wait.contains("virtfn2/driver"), "{wait}");
+        let unplug = scenario.unplug.unwrap();
+        assert!(by_module(places(Arch::X86_64), &unplug));
+        assert!(!by_module(places(Arch::S390x), &unplug));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use miette::{Diagnostic, NamedSource, SourceSpan};
 
+use crate::arch::Arch;
 use crate::exit::ExitCode;
 
 /// A scenario that cannot be run. Render it with miette to see the place in the file.
@@ -50,6 +51,19 @@ pub enum ScenarioError {
         /// What it was to be.
         value: i64,
         /// The names that exist.
+        #[help]
+        hint: String,
+    },
+    /// The guest's architecture does not have what it is about.
+    #[error("`{scenario}` is not for guests of {arch}: {what}")]
+    Lacks {
+        /// The scenario.
+        scenario: String,
+        /// The architecture.
+        arch: Arch,
+        /// What it does not have, in a sentence.
+        what: String,
+        /// What to do.
         #[help]
         hint: String,
     },

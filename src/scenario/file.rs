@@ -11,6 +11,7 @@ use toml::Spanned;
 use super::error::nearest;
 use super::filled::{Filled, RawParameter, parameters};
 use super::{Actuator, Malformed, PfDriver, Scenario, ScenarioError, Schedule, Teardown, Unplug};
+use crate::arch::Arch;
 use crate::event::{Class, FunctionId, Target};
 
 /// Linux and the SR-IOV capability would allow more VFs; one bus with ARI has room for 255 beside the PF.
@@ -27,6 +28,8 @@ struct Raw {
     #[serde(default)]
     wants: Vec<Class>,
     schedule: Option<Spanned<String>>,
+    #[serde(default)]
+    schedule_on: BTreeMap<Arch, Spanned<String>>,
     pf: Option<RawPf>,
     #[serde(default)]
     parameters: BTreeMap<Spanned<String>, RawParameter>,
@@ -177,12 +180,20 @@ pub(super) fn parse(
         driver,
         unplug,
         schedule: Schedule::undirected(unplug.is_some()),
+        schedule_on: BTreeMap::new(),
         wants: raw.wants,
     };
-    if let Some(raw) = &raw.schedule {
+    let read = |raw: &Spanned<String>, scenario: &Scenario| {
         let text = Filled::new(&source, raw, &values)?;
-        scenario.schedule = Schedule::read(&text.text, &scenario)
-            .map_err(|e| source.error(text.place(&e.at), e.what, Some(e.hint)))?;
+        Schedule::read(&text.text, scenario)
+            .map_err(|e| source.error(text.place(&e.at), e.what, Some(e.hint)))
+    };
+    if let Some(raw) = &raw.schedule {
+        scenario.schedule = read(raw, &scenario)?;
+    }
+    for (arch, raw) in &raw.schedule_on {
+        let schedule = read(raw, &scenario)?;
+        scenario.schedule_on.insert(*arch, schedule);
     }
     Ok(scenario)
 }

@@ -4,6 +4,7 @@
 mod error;
 mod file;
 mod filled;
+mod fits;
 mod grammar;
 mod point;
 mod schedule;
@@ -11,14 +12,17 @@ mod schedule;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::arch::Arch;
 use crate::event::{Class, FunctionId, Role, Target};
 
 pub use error::{Malformed, ScenarioError};
 pub use file::{Entry, list, load};
+pub use fits::MOST_VFS_S390X;
 pub use grammar::grammar_pages;
 pub use point::{MESSAGES, PointError};
 pub use schedule::{At, Hold, LockName, Schedule, ScheduleError, Step, Until};
@@ -44,6 +48,9 @@ pub struct Scenario {
     pub unplug: Option<Unplug>,
     /// Who goes first and who is held where. Without steps nothing is held; an unplug then needs one that fires it.
     pub schedule: Schedule,
+    /// Schedules in its place on guests of other architectures, see [`Scenario::on`].
+    #[serde(skip)]
+    pub schedule_on: BTreeMap<Arch, Schedule>,
     /// Classes of findings that the scenario looks for, beside a double removal (with an unplug) and a task that does
     /// not come back.
     pub wants: Vec<Class>,

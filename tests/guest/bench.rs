@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use vfrace::arch::Arch;
 use vfrace::device::{Backend, BackendConfig};
 use vfrace::event::{EventSink, GuestRecord, Observation};
 use vfrace::guest::control::{Control, Waiting};
@@ -20,6 +21,7 @@ use vfrace::qemu::provide::{provide, provide_busybox};
 use vfrace::qemu::qmp::Qmp;
 use vfrace::qemu::qtest::Qtest;
 use vfrace::qemu::slot::Slot;
+use vfrace::qemu::zpci::Zpci;
 use vfrace::qemu::{Accel, Endpoint, QemuBinary};
 use vfrace::wire::WireHook;
 
@@ -33,16 +35,22 @@ pub struct Bench {
 }
 
 pub fn bench() -> &'static Bench {
-    static BENCH: OnceLock<Bench> = OnceLock::new();
-    BENCH.get_or_init(|| {
+    bench_of(Arch::X86_64)
+}
+
+/// The same for guests of `arch`.
+pub fn bench_of(arch: Arch) -> &'static Bench {
+    static BENCHES: [OnceLock<Bench>; Arch::ALL.len()] = [const { OnceLock::new() }; 2];
+    let at = Arch::ALL.iter().position(|a| *a == arch).unwrap();
+    BENCHES[at].get_or_init(|| {
         let (cache, data) = (
             vfrace::paths::cache_dir().unwrap(),
             vfrace::paths::data_dir().unwrap(),
         );
         let (events, stop) = (EventSink::discard(), Arc::new(AtomicBool::new(false)));
-        let qemu = provide(&cache, &data, &events, &stop).unwrap();
-        let busybox = provide_busybox(&cache, &data, &events, &stop).unwrap();
-        let kernels = Kernels::new(cache, data, events);
+        let qemu = provide(&cache, &data, arch, &events, &stop).unwrap();
+        let busybox = provide_busybox(&cache, &data, arch, &events, &stop).unwrap();
+        let kernels = Kernels::new(cache, data, events).with_arch(arch);
         Bench {
             qemu,
             busybox,
@@ -53,6 +61,7 @@ pub fn bench() -> &'static Bench {
 
 /// A guest that runs what it is told.
 pub struct Guest {
+    bench: &'static Bench,
     seen: Observations,
     control: Control,
     arguments: Vec<std::ffi::OsString>,
@@ -61,7 +70,8 @@ pub struct Guest {
     pub backend: Backend,
     vfs: u16,
     queue_pairs: u16,
-    connections: Option<(Arc<Qmp>, Arc<Qtest>)>,
+    qmp: Option<Arc<Qmp>>,
+    qtest: Option<Arc<Qtest>>,
     _dir: tempfile::TempDir,
 }
 
@@ -74,13 +84,34 @@ impl Guest {
         Self::boot_with(vfs, queue_pairs, hook)
     }
 
+    /// Boots the base kernel of s390x, with nothing plugged in; `shim`: with the module that says what QEMU does not.
+    pub fn boot_s390x(vfs: u16, shim: bool) -> Self {
+        let hook = |seen| -> Arc<dyn WireHook> { Injector::new(EventSink::discard(), seen) };
+        let bench = bench_of(Arch::S390x);
+        let modules: &[PathBuf] = match shim {
+            true => &bench.base.boot_modules,
+            false => &[],
+        };
+        Self::boot_on(bench, modules, vfs, 1, hook)
+    }
+
     /// Boots it with a hook of the test's own.
     pub fn boot_with(
         vfs: u16,
         queue_pairs: u16,
         hook: impl FnOnce(Observations) -> Arc<dyn WireHook>,
     ) -> Self {
-        let bench = bench();
+        Self::boot_on(bench(), &[], vfs, queue_pairs, hook)
+    }
+
+    fn boot_on(
+        bench: &'static Bench,
+        boot_modules: &[PathBuf],
+        vfs: u16,
+        queue_pairs: u16,
+        hook: impl FnOnce(Observations) -> Arc<dyn WireHook>,
+    ) -> Self {
+        let has_slot = bench.base.arch == Arch::X86_64;
         let dir = tempfile::Builder::new()
             .prefix("vfrace-")
             .tempdir()
@@ -104,11 +135,12 @@ impl Guest {
             busybox: &bench.busybox,
             init: &init,
             module: &bench.base.module,
-            boot_modules: &[],
+            boot_modules,
             pf_module: &bench.base.module.with_file_name(vfrace::kernel::PF_FILE),
         };
         initramfs::write(&initramfs, parts).unwrap();
         let arguments = Machine {
+            arch: bench.base.arch,
             accel: Accel::Tcg,
             kernel: &bench.base.image,
             initramfs: &initramfs,
@@ -117,12 +149,13 @@ impl Guest {
             queue_pairs,
             no_reboot: false,
             qmp: Some(&dir.path().join("qmp.sock")),
-            qtest: Some(&dir.path().join("qtest.sock")),
+            qtest: has_slot.then(|| dir.path().join("qtest.sock")).as_deref(),
         }
         .arguments(|function| backend.socket(function));
         let control = Control::new(backend.mailbox(), seen.clone());
         let log = dir.path().join("log");
         let mut guest = Self {
+            bench,
             seen,
             control,
             arguments,
@@ -131,7 +164,8 @@ impl Guest {
             backend,
             vfs,
             queue_pairs,
-            connections: None,
+            qmp: None,
+            qtest: None,
             _dir: dir,
         };
         guest.start();
@@ -142,26 +176,39 @@ impl Guest {
     pub fn start(&mut self) {
         self.qemu = None;
         let endpoint = |name| Endpoint::bind(&self.log.with_file_name(name)).unwrap();
-        let (qmp, qtest) = (endpoint("qmp.sock"), endpoint("qtest.sock"));
+        let has_slot = self.bench.base.arch == Arch::X86_64;
+        let (qmp, qtest) = (
+            endpoint("qmp.sock"),
+            has_slot.then(|| endpoint("qtest.sock")),
+        );
         let mark = self.seen.mark();
-        let qemu = &bench().qemu;
+        let qemu = &self.bench.qemu;
         self.qemu =
             Some(Process::start(&qemu.command, &qemu.env, &self.arguments, &self.log).unwrap());
-        let qmp = Qmp::accept(qmp, LIMIT).unwrap();
-        let qtest = Qtest::accept(qtest, LIMIT).unwrap();
-        self.connections = Some((Arc::new(qmp), Arc::new(qtest)));
+        self.qmp = Some(Arc::new(Qmp::accept(qmp, LIMIT).unwrap()));
+        self.qtest = qtest.map(|qtest| Arc::new(Qtest::accept(qtest, LIMIT).unwrap()));
         self.wait_until_ready(mark);
     }
 
     /// QEMU's QMP.
     pub fn qmp(&self) -> &Qmp {
-        &self.connections.as_ref().unwrap().0
+        self.qmp.as_ref().unwrap()
     }
 
     /// The slot of this guest.
     pub fn slot(&self) -> Slot {
-        let (qmp, qtest) = self.connections.clone().unwrap();
+        let (qmp, qtest) = (self.qmp.clone().unwrap(), self.qtest.clone().unwrap());
         Slot::find(qmp, qtest, self.vfs, self.queue_pairs, LIMIT).unwrap()
+    }
+
+    /// The card of this guest, with nothing plugged in.
+    pub fn zpci(&self) -> Zpci {
+        Zpci::new(self.qmp.clone().unwrap(), self.vfs, self.queue_pairs)
+    }
+
+    /// What the guest has said since `mark`.
+    pub fn any(&self, mark: usize, is: impl Fn(&GuestRecord) -> bool) -> bool {
+        self.seen.any(mark, is)
     }
 
     /// A place to wait from.

@@ -11,5 +11,6 @@ mod campaign;
 mod frames;
 mod mishaps;
 mod oracle;
+mod s390x;
 mod schedule;
 mod slot;

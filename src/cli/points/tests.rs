@@ -34,6 +34,7 @@ fn shown(line: &str) -> String {
     .unwrap();
     let kernel = BuiltKernel {
         name: "v7@7.3".parse().unwrap(),
+        arch: crate::arch::Arch::X86_64,
         id: "0123".to_owned(),
         source_version: "7.3.4-1".to_owned(),
         release: "7.3.4".to_owned(),

@@ -39,6 +39,25 @@ fn request(from: &Path) -> PatchRequest {
     }
 }
 
+/// What kernels in every cache are found by: it must not change for x86_64, whatever other architectures need.
+#[test]
+fn an_x86_64_kernel_is_found_under_the_identity_that_it_always_had() {
+    let source = r#"{"version":"7.2","package_version":"7.2.12-1~bpo13+1","sha256":"73ca"}"#;
+    let ground = Ground::Debian {
+        source: serde_json::from_str(source).unwrap(),
+        layers: Vec::new(),
+    };
+    let config = Config::fixed("CONFIG_A=y\nCONFIG_B=n\n");
+    let of = |arch| identity(arch, &ground, &config, "gcc 12; ld 2.40");
+    assert_eq!(of(Arch::X86_64), "bedc896c90c04407214b");
+    assert_ne!(of(Arch::S390x), of(Arch::X86_64));
+    assert_eq!(
+        target(Arch::X86_64).fragments,
+        ["common", "x86_64", "kasan", "lockdep"]
+    );
+    assert_eq!(target(Arch::X86_64).image, "arch/x86/boot/bzImage");
+}
+
 fn names(kernels: &Kernels, listed: &[&str]) -> Vec<String> {
     let listed: Vec<KernelName> = listed.iter().map(|name| name.parse().unwrap()).collect();
     let names = kernels.names(&listed).unwrap();

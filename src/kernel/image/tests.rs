@@ -18,17 +18,53 @@ type Section = (&'static str, u32, u64, u64, Vec<u8>, u32, u64);
 
 /// An ELF64 file for x86_64 with these symbols (name, section, address, STT_FUNC or not) and call sites.
 fn elf(symbols: &[(&str, u16, u64, bool)], sites: &[u64]) -> Vec<u8> {
+    elf_of(Order::Little, symbols, sites)
+}
+
+/// The order of bytes in a file, with the machine that has it.
+#[derive(Clone, Copy)]
+enum Order {
+    /// x86_64.
+    Little,
+    /// s390x.
+    Big,
+}
+
+impl Order {
+    fn bytes<const N: usize>(self, little: [u8; N]) -> [u8; N] {
+        let mut bytes = little;
+        if matches!(self, Order::Big) {
+            bytes.reverse();
+        }
+        bytes
+    }
+
+    fn u16(self, value: u16) -> [u8; 2] {
+        self.bytes(value.to_le_bytes())
+    }
+
+    fn u32(self, value: u32) -> [u8; 4] {
+        self.bytes(value.to_le_bytes())
+    }
+
+    fn u64(self, value: u64) -> [u8; 8] {
+        self.bytes(value.to_le_bytes())
+    }
+}
+
+/// The same in either order.
+fn elf_of(order: Order, symbols: &[(&str, u16, u64, bool)], sites: &[u64]) -> Vec<u8> {
     let (mut names, mut table) = (vec![0u8], vec![0u8; 24]);
     for (name, section, address, function) in symbols {
-        table.extend((names.len() as u32).to_le_bytes());
+        table.extend(order.u32(names.len() as u32));
         table.extend([if *function { 0x12 } else { 0x10 }, 0]);
-        table.extend(section.to_le_bytes());
-        table.extend(address.to_le_bytes());
-        table.extend(16u64.to_le_bytes());
+        table.extend(order.u16(*section));
+        table.extend(order.u64(*address));
+        table.extend(order.u64(16));
         names.extend(name.bytes());
         names.push(0);
     }
-    let sites: Vec<u8> = sites.iter().flat_map(|s| s.to_le_bytes()).collect();
+    let sites: Vec<u8> = sites.iter().flat_map(|s| order.u64(*s)).collect();
     let sections: [Section; 7] = [
         ("", 0, 0, 0, vec![], 0, 0),
         (".text", 1, 6, TEXT, vec![0x90; 64], 0, 0),
@@ -57,35 +93,40 @@ fn elf(symbols: &[(&str, u16, u64, bool)], sites: &[u64]) -> Vec<u8> {
         } else {
             content
         };
-        headers.extend(at.to_le_bytes());
-        headers.extend(kind.to_le_bytes());
-        let info = u64::from(link) | 1 << 32;
-        for field in [
-            flags,
-            address,
-            body.len() as u64,
-            content.len() as u64,
-            info,
-            1,
-            entry,
-        ] {
-            headers.extend(field.to_le_bytes());
+        headers.extend(order.u32(at));
+        headers.extend(order.u32(kind));
+        for field in [flags, address, body.len() as u64, content.len() as u64] {
+            headers.extend(order.u64(field));
         }
+        headers.extend(order.u32(link));
+        headers.extend(order.u32(1));
+        headers.extend(order.u64(1));
+        headers.extend(order.u64(entry));
         body.extend(content);
     }
     let header: Vec<u8> = [
-        b"\x7fELF\x02\x01\x01".to_vec(),
+        b"\x7fELF\x02".to_vec(),
+        // ELFDATA2LSB or ELFDATA2MSB; the version.
+        match order {
+            Order::Little => vec![1, 1],
+            Order::Big => vec![2, 1],
+        },
         vec![0; 9],
-        [2u16, 62].iter().flat_map(|v| v.to_le_bytes()).collect(),
-        1u32.to_le_bytes().to_vec(),
+        order.u16(2).to_vec(),
+        // EM_X86_64 or EM_S390.
+        match order {
+            Order::Little => order.u16(62).to_vec(),
+            Order::Big => order.u16(22).to_vec(),
+        },
+        order.u32(1).to_vec(),
         [TEXT, 0, body.len() as u64]
             .iter()
-            .flat_map(|v| v.to_le_bytes())
+            .flat_map(|v| order.u64(*v))
             .collect(),
-        0u32.to_le_bytes().to_vec(),
+        order.u32(0).to_vec(),
         [64u16, 56, 0, 64, 7, 6]
             .iter()
-            .flat_map(|v| v.to_le_bytes())
+            .flat_map(|v| order.u16(*v))
             .collect(),
     ]
     .concat();
@@ -128,6 +169,22 @@ fn what_ftrace_can_redirect() {
     assert_eq!(row("pci_setup"), Some((1, 0, 1)));
     assert_eq!(row("label"), None);
     assert_eq!(row("__start_mcount_loc"), None);
+}
+
+/// A vmlinux of s390x has its bytes the other way round, and its functions begin with the call.
+#[test]
+fn what_ftrace_can_redirect_on_s390x() {
+    let mut symbols = vec![
+        ("zpci_event_availability", IN_TEXT, TEXT, true),
+        ("pci_iov_remove_virtfn", IN_TEXT, TEXT + 16, true),
+        ("asm_entry", IN_TEXT, TEXT + 48, true),
+    ];
+    symbols.extend(ends(2));
+    let image = read(&elf_of(Order::Big, &symbols, &[TEXT, TEXT + 16])).unwrap();
+    let row = |name: &str| image.get(name).map(|f| (f.count, f.ftraceable, f.init));
+    assert_eq!(row("zpci_event_availability"), Some((1, 1, 0)));
+    assert_eq!(row("pci_iov_remove_virtfn"), Some((1, 1, 0)));
+    assert_eq!(row("asm_entry"), Some((1, 0, 0)));
 }
 
 #[test]

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The machine and its command line: one of x86_64, one of s390x.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::arch::Arch;
+use crate::event::FunctionId;
+
+use super::probe::Accel;
+
+pub mod ccw;
+mod q35;
+
+pub(super) use q35::BRIDGE_DEVICE;
+pub use q35::{BRIDGE_ADDRESS, PF_ADDRESS, SLOT_DIRECTORY, function_device};
+
+/// Where things are in the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// The architecture whose machine they are in.
+    pub arch: Arch,
+    /// Address of the PF.
+    pub pf: &'static str,
+    /// Address of the bridge above it; empty: there is none.
+    pub bridge: &'static str,
+    /// Directory in sysfs of the slot that all functions are in; empty: there is none.
+    pub slot: &'static str,
+}
+
+/// The places of the machine of an architecture. What a machine does not have no scenario may ask for, see
+/// [`Scenario::fits`](crate::scenario::Scenario::fits).
+pub fn places(arch: Arch) -> Places {
+    match arch {
+        Arch::X86_64 => Places {
+            arch,
+            pf: PF_ADDRESS,
+            bridge: BRIDGE_ADDRESS,
+            slot: SLOT_DIRECTORY,
+        },
+        Arch::S390x => Places {
+            arch,
+            pf: ccw::PF_ADDRESS,
+            bridge: "",
+            slot: "",
+        },
+    }
+}
+
+/// What the machine is made of. Paths must not contain a comma: QEMU's option syntax would split them.
+#[derive(Clone, Debug)]
+pub struct Machine<'a> {
+    /// Architecture of the guest.
+    pub arch: Arch,
+    /// Accelerator.
+    pub accel: Accel,
+    /// bzImage.
+    pub kernel: &'a Path,
+    /// cpio archive.
+    pub initramfs: &'a Path,
+    /// File that the serial console is written to.
+    pub console: &'a Path,
+    /// Number of VFs, 1..=255; on s390x as many as [`MOST_VFS_S390X`](crate::scenario::MOST_VFS_S390X).
+    pub vfs: u16,
+    /// Queue pairs a function, at least 1.
+    pub queue_pairs: u16,
+    /// Exit instead of rebooting when the guest resets.
+    pub no_reboot: bool,
+    /// Where somebody listens for QMP: an [`Endpoint`](super::Endpoint) made before QEMU is started.
+    pub qmp: Option<&'a Path>,
+    /// The same for qtest.
+    pub qtest: Option<&'a Path>,
+}
+
+impl Machine<'_> {
+    /// The arguments after QEMU's name. `socket` says where the back end of a function listens.
+    pub fn arguments(&self, socket: impl Fn(FunctionId) -> PathBuf) -> Vec<OsString> {
+        let args = match self.arch {
+            Arch::X86_64 => q35::arguments(self, &socket),
+            Arch::S390x => ccw::arguments(self, &socket),
+        };
+        args.0
+    }
+
+    /// The back ends map the guest's memory: it has to be shareable.
+    fn memory(&self, args: &mut Arguments, mib: u32) {
+        let memory = format!("{mib}M");
+        args.two(
+            "-object",
+            format!("memory-backend-memfd,id=ram,size={memory},share=on"),
+        );
+        args.two("-m", memory);
+    }
+
+    /// Nothing that was not asked for, and a place for the console's text.
+    fn bare(&self, args: &mut Arguments) {
+        // The teardown runs on CPU 0, the unplug handler polls on CPU 1.
+        args.two("-smp", "2");
+        args.one("-nodefaults");
+        args.one("-no-user-config");
+        args.two("-display", "none");
+        if self.no_reboot {
+            args.one("-no-reboot");
+        }
+        args.two("-chardev", with_path("file,id=console,path=", self.console));
+    }
+
+    /// The control connections. QEMU connects while it starts, and ends if nobody listens.
+    fn monitors(&self, args: &mut Arguments) {
+        if let Some(path) = self.qmp {
+            args.two("-chardev", with_path("socket,id=qmp,path=", path));
+            args.two("-mon", "chardev=qmp,mode=control");
+        }
+        // Does not change the accelerator: that needs `-accel qtest`. Without the log option each command is logged to
+        // standard error.
+        if let Some(path) = self.qtest {
+            args.two("-qtest", with_path("unix:", path));
+            args.two("-qtest-log", "none");
+        }
+    }
+
+    /// What is booted.
+    fn system(&self, args: &mut Arguments, command_line: &str) {
+        args.two("-kernel", self.kernel);
+        args.two("-initrd", self.initramfs);
+        args.two("-append", command_line);
+    }
+
+    /// The network back end of a function. It is there as long as the machine, its device may come and go.
+    fn network(
+        &self,
+        args: &mut Arguments,
+        function: FunctionId,
+        socket: &impl Fn(FunctionId) -> PathBuf,
+    ) {
+        args.two(
+            "-chardev",
+            with_path(&format!("socket,id=c-{function},path="), &socket(function)),
+        );
+        args.two(
+            "-netdev",
+            format!(
+                "vhost-user,id=n-{function},chardev=c-{function},queues={}",
+                self.queue_pairs
+            ),
+        );
+    }
+}
+
+/// The id of a function's device in QEMU.
+pub fn device_id(function: FunctionId) -> String {
+    function.to_string()
+}
+
+/// The hardware address of the function with this number, 0 for the PF.
+fn mac(number: u16) -> String {
+    format!("52:54:00:76:{:02x}:{:02x}", number >> 8, number & 0xff)
+}
+
+/// A property of a device as `-device` has it.
+fn option((name, value): (&'static str, Value)) -> String {
+    match value {
+        // The driver comes first, by its name alone.
+        Value::String(text) if name == "driver" => text,
+        Value::String(text) => format!("{name}={text}"),
+        Value::Bool(true) => format!("{name}=on"),
+        Value::Bool(false) => format!("{name}=off"),
+        other => format!("{name}={other}"),
+    }
+}
+
+#[derive(Default)]
+struct Arguments(Vec<OsString>);
+
+impl Arguments {
+    fn one(&mut self, argument: impl Into<OsString>) {
+        self.0.push(argument.into());
+    }
+
+    fn two(&mut self, option: &str, value: impl Into<OsString>) {
+        self.0.push(option.into());
+        self.0.push(value.into());
+    }
+}
+
+fn with_path(prefix: &str, path: &Path) -> OsString {
+    let mut value = OsString::from(prefix);
+    value.push(path);
+    value
+}
