@@ -7,6 +7,9 @@
 //! `cli`, `report`, `campaign`, `run`, `inject`, `oracle`, `guest`, `kernel`, `qemu`, `device`, `wire`, `scenario`,
 //! `symbols`, `host`, `event`. Below all of them are `arch`, `exit` and `paths`.
 
+// They panic when nobody reads; `cli::say` does not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod arch;
 pub mod campaign;
 pub mod cli;

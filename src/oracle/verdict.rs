@@ -15,6 +15,9 @@ use super::report::Report;
 use crate::event::{Class, Event, EventKind, Finding, Observation, Phase, Standing, Verdict};
 use crate::scenario::Scenario;
 
+/// What a line of evidence begins with that says why a run without findings is no PASS.
+const DOUBT: &str = "cannot tell: ";
+
 /// What is to be said about a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Judgement {
@@ -31,11 +34,13 @@ pub struct Judgement {
 }
 
 impl Judgement {
-    /// The line of evidence that tells most: how both sides met, else the first that is not the schedule.
+    /// The line of evidence that tells most: why nothing can be told, else how both sides met, else the first that is not
+    /// the schedule.
     pub fn telling_evidence(&self) -> Option<&str> {
         let lines = || self.evidence.iter().map(String::as_str);
         lines()
-            .find(|line| words::tells_overlap(line))
+            .find(|line| line.starts_with(DOUBT))
+            .or_else(|| lines().find(|line| words::tells_overlap(line)))
             .or_else(|| lines().find(|line| !line.starts_with("schedule:")))
     }
 }
@@ -220,7 +225,7 @@ impl Case<'_> {
             evidence.push(format!("class {}", words::list(&classes)));
         }
         if matches!(verdict, Verdict::Inconclusive | Verdict::Silent) {
-            evidence.extend(doubts);
+            evidence.extend(doubts.iter().map(|why| format!("{DOUBT}{why}")));
         }
         self.remarks(&mut evidence);
         Judgement {

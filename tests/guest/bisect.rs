@@ -298,13 +298,17 @@ impl History {
         &self.commits[number - 1]
     }
 
-    /// `git bisect run vfrace bisect ...`, between two commits by number.
-    fn bisect(&self, good: usize, bad: usize, arguments: &[&str]) -> (Output, String) {
+    /// `git bisect run vfrace bisect ...`, between two commits by number, with other words for the two ends if need be.
+    fn bisect(
+        &self,
+        old: usize,
+        new: usize,
+        terms: &[&str],
+        arguments: &[&str],
+    ) -> (Output, String) {
         let _ = git(&self.dir).args(["bisect", "reset"]).output().unwrap();
-        git_says(
-            &self.dir,
-            &["bisect", "start", self.commit(bad), self.commit(good)],
-        );
+        let ends = [self.commit(new), self.commit(old)];
+        git_says(&self.dir, &[&["bisect", "start"], terms, &ends].concat());
         let begun = Instant::now();
         let output = git(&self.dir)
             .args([
@@ -335,11 +339,21 @@ impl History {
 
     /// The same, and it must name this commit.
     fn finds(&self, good: usize, bad: usize, arguments: &[&str], expected: usize) -> String {
-        let (output, said) = self.bisect(good, bad, arguments);
+        let (output, said) = self.bisect(good, bad, &[], arguments);
         assert!(output.status.success(), "{said}");
         let names = format!("{} is the first bad commit", self.commit(expected));
         assert!(said.contains(&names), "{names} is not in\n{said}");
         said
+    }
+
+    /// The same for the commit that cures the finding.
+    fn finds_the_cure(&self, broken: usize, fixed: usize, arguments: &[&str], expected: usize) {
+        let terms = ["--term-old=broken", "--term-new=fixed"];
+        let arguments = [&["--fixed"], arguments].concat();
+        let (output, said) = self.bisect(broken, fixed, &terms, &arguments);
+        assert!(output.status.success(), "{said}");
+        let names = format!("{} is the first fixed commit", self.commit(expected));
+        assert!(said.contains(&names), "{names} is not in\n{said}");
     }
 }
 
@@ -432,6 +446,8 @@ fn as_a_series(history: &History) {
             "unbind-vs-vf-unplug",
             "--rounds",
             "1",
+            "--error",
+            "20%",
             "--linux",
         ])
         .arg(&history.dir)
@@ -453,6 +469,7 @@ fn as_a_series(history: &History) {
     );
     assert!(said.contains(&expected), "{expected} is not in {said}");
     assert!(said.contains("b2: commit 1"), "{said}");
+    assert!(said.contains("; reference 2/2, missed with p "), "{said}");
 }
 
 /// Three bisections for three findings, over commits that do not build, do not boot or hang. One test: they share a
@@ -469,15 +486,18 @@ fn git_bisect_run_finds_the_commit_for_three_findings() {
         &[
             "--scenario",
             "unbind-vs-vf-unplug",
+            // The rate is measured on the commit that is bad at that time.
             "--error",
-            "1%",
-            "--rate",
-            "20/20",
+            "20%",
         ],
         first_of("b2"),
     );
     assert!(double.contains("bad: DOUBLE-REMOVAL: "), "{double}");
     assert!(double.contains("good: PASS in "), "{double}");
+    assert!(
+        double.contains("; reference 2/2, missed with p "),
+        "{double}"
+    );
     // Two tasks wait for each other since the lock is reentrant.
     let deadlock = history.finds(
         first_of("b2"),
@@ -486,6 +506,13 @@ fn git_bisect_run_finds_the_commit_for_three_findings() {
         first_of("v7"),
     );
     assert!(deadlock.contains("bad: DEADLOCK: AB-BA"), "{deadlock}");
+    // The same commit cures the double removal.
+    history.finds_the_cure(
+        first_of("base"),
+        last_of("v7"),
+        &["--scenario", "unbind-vs-vf-unplug"],
+        first_of("v7"),
+    );
     // A reference is kept since the last commits.
     let leak = history.finds(
         1,
