@@ -63,13 +63,13 @@ test-guest: setup ## tests on real kernels
 test-bisect: setup ## git bisect run over a history of kernels: builds a dozen of them, not a part of `make test`
 	@unset MAKEFLAGS MFLAGS MAKELEVEL; $(CARGO) test --locked --test guest -- --ignored --test-threads=1 bisect::
 
-# VFRACE_BENCH_ROUNDS=20 make bench is a short one; docs/performance.md has the other variables.
 .PHONY: test-s390x
 test-s390x: ## guests of s390x, not complete yet (docs/s390x.md), not a part of `make test`
 	@images/setup.sh --arch s390x
 	@unset MAKEFLAGS MFLAGS MAKELEVEL; $(CARGO) run --quiet --locked -- kernel build base --arch s390x
 	@unset MAKEFLAGS MFLAGS MAKELEVEL; $(CARGO) test --locked --test guest -- --ignored --test-threads=1 s390x::
 
+# VFRACE_BENCH_ROUNDS=20 make bench is a short one; docs/performance.md has the other variables.
 .PHONY: bench
 bench: setup ## how often the race is hit, directed and undirected, and where the time goes
 	@unset MAKEFLAGS MFLAGS MAKELEVEL; $(CARGO) bench --quiet --locked --bench race

@@ -72,6 +72,7 @@ fn part(dir: &Path, at: u32, boots: &[(&str, u32, Verdict)]) {
         amount: Amount::Boots(2),
         reference: None,
         options: Vec::new(),
+        arch: vfrace::arch::Arch::default(),
         accel: "tcg".to_owned(),
         qemu: "11.1.3".to_owned(),
         vfrace: "0.1.0".to_owned(),

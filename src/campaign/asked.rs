@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::Cell;
 use super::shard::Shard;
+use crate::arch::Arch;
 use crate::host::files;
 use crate::scenario::Scenario;
 
@@ -29,6 +30,9 @@ pub struct Asked {
     pub reference: Option<String>,
     /// What was done to the guests beside the schedule, e.g. `skip-sleep`.
     pub options: Vec<String>,
+    /// Architecture of the guests.
+    #[serde(default, skip_serializing_if = "Arch::is_default")]
+    pub arch: Arch,
     /// Accelerator.
     pub accel: String,
     /// QEMU's version.
@@ -196,6 +200,7 @@ impl Asked {
             None => "the whole".to_owned(),
         };
         differ("boots:", self.amount.to_string(), now.amount.to_string());
+        differ("guests of", self.arch.to_string(), now.arch.to_string());
         differ("reference:", or(&self.reference), or(&now.reference));
         let list = |options: &[String]| match options {
             [] => "none".to_owned(),

@@ -180,8 +180,8 @@ pub(super) struct Ready<'a> {
 }
 
 impl Bench {
-    /// A bench for guests of `arch`. Finds the directories, and begins to show progress and to listen to signals: the first SIGINT or SIGTERM stops
-    /// what is under way in good order, a second one ends the process.
+    /// A bench for guests of `arch`. Finds the directories, and begins to show progress and to listen to signals: the first
+    /// SIGINT or SIGTERM stops what is under way in good order, a second one ends the process.
     pub(super) fn new(arch: Arch) -> Result<Self, Failure> {
         let stop: Stop = Arc::new(AtomicBool::new(false));
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
@@ -256,7 +256,7 @@ impl Bench {
         }
         let expect = self.data.join("guest-tests/expect");
         let known = KnownIssues::load(&expect.join("known.toml"))?;
-        let expected = Expectations::load(&expect.join("expect.toml"))?;
+        let expected = Expectations::load(&expect.join("expect.toml"))?.on(self.arch);
         let qemu = provide(&self.cache, &self.data, self.arch, &self.events, &self.stop)?;
         let busybox =
             provide_busybox(&self.cache, &self.data, self.arch, &self.events, &self.stop)?;
@@ -409,6 +409,12 @@ pub(super) fn only(mut kernels: Vec<KernelName>, asked: &str) -> Result<KernelNa
 /// What a kernel's failure to build comes down to: the first line that says `error:`, `undefined` or that there is no rule,
 /// of the log or, without one, below the headline; else the headline.
 pub(super) fn telling_line(error: &KernelError) -> String {
+    if let KernelError::Module { failure } = error {
+        return format!(
+            "the guest's module, not the kernel: {}",
+            telling_line(failure)
+        );
+    }
     let text = error.to_string();
     let tells = |line: &&str| {
         ["error:", "undefined", "No rule to make target"]
@@ -517,6 +523,14 @@ mod tests {
         assert!(
             telling_line(&make("make: *** Error 1")).starts_with("kernel v7+rt does not build")
         );
+        let module = KernelError::Module {
+            failure: Box::new(make("locks.c:96:61: error: no member")),
+        };
+        assert_eq!(
+            telling_line(&module),
+            "the guest's module, not the kernel: locks.c:96:61: error: no member"
+        );
+        assert_eq!(module.exit(), ExitCode::CannotTell);
         let patch = KernelError::PatchDoesNotApply {
             patch: "v9.patch".to_owned(),
             onto: "linux-source-6.12".to_owned(),

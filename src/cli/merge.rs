@@ -38,6 +38,7 @@ fn play(args: &Args) -> Result<ExitCode, Failure> {
     let expect = paths::data_dir()?.join("guest-tests/expect/expect.toml");
     let expected = Expectations::load(&expect)?;
     let merged = merge::merge(&args.dirs)?;
+    let expected = expected.on(merged.file.asked.arch);
     if let Some(out) = &args.out {
         merged.write(out)?;
     }

@@ -122,6 +122,13 @@ pub enum KernelError {
         /// Its last lines.
         tail: String,
     },
+    /// The guest module does not compile against the kernel, which itself was built: that says more about the module than
+    /// about the kernel.
+    #[error("{failure}")]
+    Module {
+        /// What make said.
+        failure: Box<KernelError>,
+    },
     /// The guest module's sources are not there.
     #[error("{path} has no Kbuild file: the guest module cannot be built", path = path.display())]
     NoModule {
@@ -182,6 +189,7 @@ impl KernelError {
             KernelError::PatchDoesNotApply { .. }
             | KernelError::Config { .. }
             | KernelError::Make { .. } => ExitCode::CannotTell,
+            KernelError::Module { failure } => failure.exit(),
             KernelError::NoModule { .. }
             | KernelError::Architecture { .. }
             | KernelError::Image { .. }
@@ -240,6 +248,9 @@ impl KernelError {
                 }
                 .to_owned()
             }),
+            KernelError::Module { failure } => Some(failure.hint().unwrap_or_else(|| {
+                "the kernel itself is built; vfrace's own module does not know this version or configuration of it: see guest-tests/module".to_owned()
+            })),
             KernelError::Architecture { .. } => None,
             KernelError::NotFor { .. } => Some("leave out --arch, or build that kernel with --linux".to_owned()),
             KernelError::Image { .. } => {

@@ -72,11 +72,10 @@ impl Lack {
     /// "terminated with signal 9") and of the shell and make about a process that was killed.
     pub fn told_by(output: &str) -> Option<Self> {
         const DISK: [&str; 2] = ["No space left on device", "Disk quota exceeded"];
-        const MEMORY: [&str; 7] = [
+        const MEMORY: [&str; 6] = [
             "Killed signal terminated program",
             "terminated with signal 9",
             "Cannot allocate memory",
-            "virtual memory exhausted",
             "memory exhausted",
             "out of memory allocating",
             "Error 137",

@@ -97,7 +97,8 @@ impl ModuleSource {
         kernel_dir: &Path,
     ) -> Result<PathBuf, KernelError> {
         self.lay_out(work)?;
-        make.run(step, &[&format!("M={}", work.display()), "modules"], None)?;
+        make.run(step, &[&format!("M={}", work.display()), "modules"], None)
+            .map_err(not_the_kernel)?;
         files::write_whole(&whole(work), b"")?;
         let built = self.built(kernel_dir);
         let zpci = (make.arch == Arch::S390x).then_some(ZPCI_FILE);
@@ -108,6 +109,26 @@ impl ModuleSource {
             files::write_whole(&built.with_file_name(file), &bytes)?;
         }
         Ok(built)
+    }
+}
+
+/// The kernel was built before: what make says is about the module.
+fn not_the_kernel(error: KernelError) -> KernelError {
+    match error {
+        KernelError::Make {
+            what,
+            status,
+            log,
+            tail,
+        } => KernelError::Module {
+            failure: Box::new(KernelError::Make {
+                what: format!("the guest's module for {what}"),
+                status,
+                log,
+                tail,
+            }),
+        },
+        other => other,
     }
 }
 

@@ -15,7 +15,7 @@ use super::report::Report;
 use crate::event::{Class, Event, EventKind, Finding, Observation, Phase, Standing, Verdict};
 use crate::scenario::Scenario;
 
-/// What a line of evidence begins with that says why a run without findings is no PASS.
+/// What a line of evidence begins with that says why a run is INCONCLUSIVE.
 const DOUBT: &str = "cannot tell: ";
 
 /// What is to be said about a run.
@@ -224,8 +224,13 @@ impl Case<'_> {
                 .collect();
             evidence.push(format!("class {}", words::list(&classes)));
         }
-        if matches!(verdict, Verdict::Inconclusive | Verdict::Silent) {
-            evidence.extend(doubts.iter().map(|why| format!("{DOUBT}{why}")));
+        match verdict {
+            Verdict::Inconclusive => {
+                evidence.extend(doubts.iter().map(|why| format!("{DOUBT}{why}")));
+            }
+            // Why is said already.
+            Verdict::Silent => evidence.extend(doubts),
+            _ => {}
         }
         self.remarks(&mut evidence);
         Judgement {

@@ -12,10 +12,17 @@ use crate::bench::Guest;
 const LIMIT: Duration = Duration::from_secs(60);
 const PF: &str = PF_ADDRESS;
 
+/// Waits, for half a minute of the guest's, until a test of its shell's is true.
+fn wait(guest: &mut Guest, is: &str) {
+    guest.shell(&format!(
+        "n=0; until {is} || [ $n = 300 ]; do usleep 100000; n=$((n+1)); done; {is}"
+    ));
+}
+
 /// The module's first report and init's come through the mailbox: guest memory is shared, and what is in it has the same
 /// order of bytes on both sides.
 #[test]
-#[ignore = "boots a guest: make test"]
+#[ignore = "boots a guest: make test-s390x"]
 fn s390x_guest_boots_and_is_heard_of() {
     let mut guest = Guest::boot_s390x(2, true);
     assert!(guest.any(0, |record| matches!(
@@ -32,15 +39,15 @@ fn s390x_guest_boots_and_is_heard_of() {
 
 /// As QEMU describes it, the PF is a function without SR-IOV.
 #[test]
-#[ignore = "boots a guest: make test"]
+#[ignore = "boots a guest: make test-s390x"]
 fn s390x_without_the_shim_there_is_no_sriov() {
     let mut guest = Guest::boot_s390x(1, false);
     let card = guest.zpci();
     card.plug(FunctionId::Pf, LIMIT).unwrap();
-    let is = format!("[ -e /sys/bus/pci/devices/{PF}/driver ]");
-    guest.shell(&format!(
-        "n=0; until {is} || [ $n = 300 ]; do usleep 100000; n=$((n+1)); done; {is}"
-    ));
+    wait(
+        &mut guest,
+        &format!("[ -e /sys/bus/pci/devices/{PF}/driver ]"),
+    );
     guest.shell(&format!(
         "[ ! -e /sys/bus/pci/devices/{PF}/sriov_totalvfs ]"
     ));
@@ -48,15 +55,10 @@ fn s390x_without_the_shim_there_is_no_sriov() {
 
 /// PF and VFs are plugged one by one, and the kernel makes an SR-IOV device of them.
 #[test]
-#[ignore = "boots a guest: make test"]
+#[ignore = "boots a guest: make test-s390x"]
 fn s390x_functions_become_a_pf_and_its_vfs() {
     let mut guest = Guest::boot_s390x(2, true);
     let card = guest.zpci();
-    let wait = |guest: &mut Guest, is: &str| {
-        guest.shell(&format!(
-            "n=0; until {is} || [ $n = 300 ]; do usleep 100000; n=$((n+1)); done; {is}"
-        ));
-    };
     card.plug(FunctionId::Pf, LIMIT).unwrap();
     wait(
         &mut guest,

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use crate::arch::Arch;
 use crate::campaign::store::{CAMPAIGN_SCHEMA, CampaignFile, RESULT_SCHEMA, VERSION, now};
 use crate::campaign::{
     Amount, Asked, BootResult, CampaignError, CellAsked, Job, Results, Store, play,
@@ -34,6 +35,7 @@ pub fn asked(names: &[&str], amount: Amount) -> Asked {
         amount,
         reference: None,
         options: Vec::new(),
+        arch: Arch::default(),
         accel: "tcg".to_owned(),
         qemu: "11.1.3".to_owned(),
         vfrace: "0.1.0".to_owned(),

@@ -66,6 +66,7 @@ impl Ready<'_> {
                 .filter(|(on, _)| *on)
                 .map(|(_, name)| (*name).to_owned())
                 .collect(),
+            arch: self.bench.arch,
             accel: self.accel.to_string(),
             qemu: self.qemu.version.clone(),
             vfrace: env!("CARGO_PKG_VERSION").to_owned(),

@@ -125,32 +125,13 @@ pub fn zpci_id(function: FunctionId) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::arch::Arch;
-    use crate::qemu::Accel;
     use crate::scenario::MOST_VFS_S390X;
 
     #[test]
     fn only_the_mailbox_is_there_when_the_guest_boots() {
-        let machine = Machine {
-            arch: Arch::S390x,
-            accel: Accel::Tcg,
-            kernel: Path::new("bzImage"),
-            initramfs: Path::new("initramfs"),
-            console: Path::new("console"),
-            vfs: 2,
-            queue_pairs: 1,
-            no_reboot: true,
-            qmp: Some(Path::new("s/qmp")),
-            qtest: None,
-        };
-        let args: Vec<String> = machine
-            .arguments(|function| PathBuf::from(format!("s/{function}.sock")))
-            .into_iter()
-            .map(|arg| arg.into_string().unwrap())
-            .collect();
+        let args = super::super::sample_arguments(Arch::S390x, 2, 1);
         assert_eq!(
             args.join(" "),
             "-machine s390-ccw-virtio,memory-backend=ram \

@@ -171,6 +171,33 @@ fn option((name, value): (&'static str, Value)) -> String {
     }
 }
 
+/// A machine for tests of command lines.
+#[cfg(test)]
+fn sample(arch: Arch, vfs: u16, queue_pairs: u16) -> Machine<'static> {
+    Machine {
+        arch,
+        accel: Accel::Tcg,
+        kernel: Path::new("bzImage"),
+        initramfs: Path::new("initramfs"),
+        console: Path::new("console"),
+        vfs,
+        queue_pairs,
+        no_reboot: true,
+        qmp: Some(Path::new("s/qmp")),
+        qtest: None,
+    }
+}
+
+/// Its arguments. A function's socket is named after it.
+#[cfg(test)]
+fn sample_arguments(arch: Arch, vfs: u16, queue_pairs: u16) -> Vec<String> {
+    sample(arch, vfs, queue_pairs)
+        .arguments(|function| PathBuf::from(format!("s/{function}.sock")))
+        .into_iter()
+        .map(|argument| argument.to_string_lossy().into_owned())
+        .collect()
+}
+
 #[derive(Default)]
 struct Arguments(Vec<OsString>);
 

@@ -130,30 +130,12 @@ fn properties(function: FunctionId, queue_pairs: u16) -> Vec<(&'static str, Valu
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::arch::Arch;
 
     #[test]
     fn vfs_come_before_their_pf_and_every_function_has_its_socket() {
-        let machine = Machine {
-            arch: Arch::X86_64,
-            accel: Accel::Tcg,
-            kernel: Path::new("bzImage"),
-            initramfs: Path::new("initramfs"),
-            console: Path::new("console"),
-            vfs: 9,
-            queue_pairs: 2,
-            no_reboot: true,
-            qmp: Some(Path::new("s/qmp")),
-            qtest: None,
-        };
-        let args: Vec<String> = machine
-            .arguments(|function| PathBuf::from(format!("s/{function}.sock")))
-            .into_iter()
-            .map(|arg| arg.into_string().unwrap())
-            .collect();
+        let args = super::super::sample_arguments(Arch::X86_64, 9, 2);
         let at = |needle: &str| {
             args.iter()
                 .position(|arg| arg.contains(needle))
