@@ -52,7 +52,41 @@ int vfrace_lock_name(struct mutex *lock, char *text, size_t size)
 	return scnprintf(text, size, "mutex:%ps", lock);
 }
 
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 17, 0)
+#if defined(CONFIG_PREEMPT_RT)
+/* The head of struct rt_mutex_waiter, kernel/locking/rtmutex_common.h. */
+struct waiter {
+	struct {
+		struct rb_node entry;
+		int prio;
+		u64 deadline;
+	} tree, pi_tree;
+	struct task_struct *task;
+	struct rt_mutex_base *lock;
+	unsigned int wake_state;
+};
+
+/* The waiter is on the task's stack, and stays there while we have its pi_lock: it is taken to write pi_blocked_on. */
+struct mutex *vfrace_blocked_on(struct task_struct *task)
+{
+	struct rt_mutex_base *lock = NULL;
+	struct waiter *waiter;
+	unsigned long flags;
+
+	raw_spin_lock_irqsave(&task->pi_lock, flags);
+	waiter = (struct waiter *)task->pi_blocked_on;
+	/* A spinlock, which is an rt_mutex as well, does not count: its owner goes on. */
+	if (waiter && waiter->wake_state != TASK_RTLOCK_WAIT)
+		lock = waiter->lock;
+	raw_spin_unlock_irqrestore(&task->pi_lock, flags);
+	return lock ? container_of(lock, struct mutex, rtmutex) : NULL;
+}
+
+/* rtmutex.c keeps the owner in the word, and whether somebody waits in its lowest bit (RT_MUTEX_HAS_WAITERS). */
+struct task_struct *vfrace_mutex_owner(struct mutex *lock)
+{
+	return (struct task_struct *)((unsigned long)READ_ONCE(lock->rtmutex.owner) & ~1ul);
+}
+#elif LINUX_VERSION_CODE >= KERNEL_VERSION(6, 17, 0)
 struct mutex *vfrace_blocked_on(struct task_struct *task)
 {
 	return READ_ONCE(task->blocked_on);
@@ -90,11 +124,13 @@ struct mutex *vfrace_blocked_on(struct task_struct *task)
 }
 #endif
 
+#if !defined(CONFIG_PREEMPT_RT)
 /* mutex.c keeps the owner in the upper bits of the word and flags in the lower three (MUTEX_FLAGS). */
 struct task_struct *vfrace_mutex_owner(struct mutex *lock)
 {
 	return (struct task_struct *)(atomic_long_read(&lock->owner) & ~7ul);
 }
+#endif
 
 /* The task may be exiting: its pid is read without trusting the pointer. */
 s64 vfrace_task_pid(struct task_struct *task)
