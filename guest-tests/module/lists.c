@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * The lists that functions are on, looked at while nothing is going on: bus->devices and bus->children under
- * pci_bus_sem, and the klists of parent, drivers and bus type (drivers/base/base.h) under their own locks.
+ * pci_bus_sem, and the klists of parent, drivers and bus type (drivers/base/base.h) under their own locks. The klists
+ * need VFRACE_KLISTS, i.e. the kernel's source; with its headers alone they are left out.
  *
  * Every link is checked both ways. Nothing in a list is trusted: links are read so that a wrong one does not fault,
  * the entries are compared by their addresses only, and no references are taken. A lock that somebody has is tried for
@@ -19,7 +20,9 @@
 #include <linux/spinlock.h>
 #include <linux/uaccess.h>
 
+#ifdef VFRACE_KLISTS
 #include "base.h"
+#endif
 #include "vfrace.h"
 
 #define LONGEST		4096
@@ -34,8 +37,10 @@ enum kind { DEVICES, BUSES, CHILDREN, DRIVER, TYPE };
 static struct vfrace_function functions[VFRACE_KNOWN];
 static unsigned int nfunctions, counts[VFRACE_KNOWN];
 static struct rw_semaphore *bus_sem;
+#ifdef VFRACE_KLISTS
 static struct klist *type_klist;	/* of the PCI bus type: it does not go away */
 static struct device_driver *drivers[DRIVERS];	/* built in, likewise */
+#endif
 
 /* The list that is being walked. */
 static struct {
@@ -77,6 +82,21 @@ static bool read_links(const struct list_head *at, struct list_head *links)
 	return !copy_from_kernel_nofault(links, at, sizeof(*links));
 }
 
+#ifdef VFRACE_KLISTS
+static struct device_private *private_of(struct klist_node *knode)
+{
+	switch (now.kind) {
+	case CHILDREN:
+		return container_of(knode, struct device_private, knode_parent);
+	case DRIVER:
+		return container_of(knode, struct device_private, knode_driver);
+	case TYPE:
+		return container_of(knode, struct device_private, knode_bus);
+	default:
+		return NULL;
+	}
+}
+
 /* The device whose entry this is. It may be gone: an address, to be compared. */
 static struct device *device_at(struct device_private *p)
 {
@@ -84,6 +104,17 @@ static struct device *device_at(struct device_private *p)
 
 	return copy_from_kernel_nofault(&dev, &p->device, sizeof(dev)) ? NULL : dev;
 }
+#else
+static struct device_private *private_of(struct klist_node *knode)
+{
+	return NULL;
+}
+
+static struct device *device_at(struct device_private *p)
+{
+	return NULL;
+}
+#endif
 
 static void see_device(struct vfrace_lists *result, struct list_head *node, struct klist_node *knode)
 {
@@ -94,22 +125,12 @@ static void see_device(struct vfrace_lists *result, struct list_head *node, stru
 	u64 serial;
 	int index;
 
-	switch (now.kind) {
-	case DEVICES:
-		dev = container_of(node, struct pci_dev, bus_list);
-		break;
-	case CHILDREN:
-		p = container_of(knode, struct device_private, knode_parent);
-		break;
-	case DRIVER:
-		p = container_of(knode, struct device_private, knode_driver);
-		break;
-	case TYPE:
-		p = container_of(knode, struct device_private, knode_bus);
-		break;
-	case BUSES:
+	if (now.kind == BUSES)
 		return;
-	}
+	if (now.kind == DEVICES)
+		dev = container_of(node, struct pci_dev, bus_list);
+	else
+		p = private_of(knode);
 	address = p ? (unsigned long)device_at(p) : (unsigned long)dev;
 	for (i = 0; i < nfunctions; i++)
 		if (p ? functions[i].p == p : functions[i].dev == dev)
@@ -244,6 +265,7 @@ static void walk_bus(struct vfrace_lists *result, struct pci_bus *bus)
 	up_read(bus_sem);
 }
 
+#ifdef VFRACE_KLISTS
 static void walk_klist(struct vfrace_lists *result, enum kind kind, const char *what, const char *owner,
 		       struct klist *klist, const void *of)
 {
@@ -286,24 +308,10 @@ static void learn_drivers(struct device_driver **bound)
 	}
 }
 
-static void look(struct vfrace_lists *result)
+static void look_at_klists(struct vfrace_lists *result, struct pci_bus *bus)
 {
-	struct pci_bus *bus = vfrace_bus(), *root = pci_find_bus(vfrace_domain(), 0), *other;
 	struct device_driver *bound[DRIVERS];
-	struct pci_dev *pf;
 	unsigned int i;
-
-	memset(result, 0, sizeof(*result));
-	nfunctions = vfrace_functions_snapshot(functions);
-	if (root)
-		walk_bus(result, root);
-	if (bus && bus != root)
-		walk_bus(result, bus);
-	pf = vfrace_get_pf();
-	other = pf ? vfrace_vf_bus(pf) : NULL;
-	if (other)
-		walk_bus(result, other);
-	pci_dev_put(pf);
 
 	if (bus && bus->bridge && bus->bridge->p)
 		walk_klist(result, CHILDREN, "children", dev_name(bus->bridge), &bus->bridge->p->klist_children,
@@ -316,6 +324,31 @@ static void look(struct vfrace_lists *result)
 	learn_drivers(bound);
 	for (i = 0; i < DRIVERS && bound[i]; i++)
 		walk_klist(result, DRIVER, "devices of driver", bound[i]->name, &bound[i]->p->klist_devices, bound[i]);
+}
+#else
+static void look_at_klists(struct vfrace_lists *result, struct pci_bus *bus)
+{
+	pr_info_once("drivers/base/base.h is not there: the lists of the driver core are not looked at\n");
+}
+#endif
+
+static void look(struct vfrace_lists *result)
+{
+	struct pci_bus *bus = vfrace_bus(), *root = pci_find_bus(vfrace_domain(), 0), *other;
+	struct pci_dev *pf;
+
+	memset(result, 0, sizeof(*result));
+	nfunctions = vfrace_functions_snapshot(functions);
+	if (root)
+		walk_bus(result, root);
+	if (bus && bus != root)
+		walk_bus(result, bus);
+	pf = vfrace_get_pf();
+	other = pf ? vfrace_vf_bus(pf) : NULL;
+	if (other)
+		walk_bus(result, other);
+	pci_dev_put(pf);
+	look_at_klists(result, bus);
 }
 
 /* While nothing is armed. One user: the work item of the commands. */

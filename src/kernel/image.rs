@@ -40,6 +40,12 @@ pub enum ImageError {
     Table(&'static str),
 }
 
+/// Whether a file has a kernel's code. The vmlinux among a distribution's headers is there for its BTF and has none.
+pub fn has_code(bytes: &[u8]) -> bool {
+    object::File::parse(bytes)
+        .is_ok_and(|file| file.sections().any(|s| s.kind() == SectionKind::Text))
+}
+
 /// Reads a 64-bit vmlinux.
 pub fn read(bytes: &[u8]) -> Result<Image, ImageError> {
     let file = object::File::parse(bytes)?;

@@ -97,7 +97,7 @@ impl ModuleSource {
         kernel_dir: &Path,
     ) -> Result<PathBuf, KernelError> {
         self.lay_out(work)?;
-        make.run(step, &[&format!("M={}", work.display()), "modules"], None)
+        make.run(step, &[&format!("M={}", work.display()), NO_BTF, "modules"], None)
             .map_err(not_the_kernel)?;
         files::write_whole(&whole(work), b"")?;
         let built = self.built(kernel_dir);
@@ -111,6 +111,9 @@ impl ModuleSource {
         Ok(built)
     }
 }
+
+/// A distribution's kernel wants BTF in its modules, for which it takes pahole; nothing reads ours.
+const NO_BTF: &str = "CONFIG_DEBUG_INFO_BTF_MODULES=";
 
 /// The kernel was built before: what make says is about the module.
 fn not_the_kernel(error: KernelError) -> KernelError {

@@ -10,7 +10,7 @@ use super::config::options;
 use super::make::Make;
 use super::module::ModuleSource;
 use super::work::symbols;
-use super::{Config, KernelError, KernelName, functions};
+use super::{Config, KernelError, KernelName, functions, image};
 use crate::arch::Arch;
 use crate::host::files::{self, Lock};
 use crate::host::{HostError, tools};
@@ -199,7 +199,8 @@ impl Ready {
         let map = self.system_map()?;
         copy(&map, "System.map")?;
         let vmlinux = build.join("vmlinux");
-        if vmlinux.is_file() {
+        let is_whole = std::fs::read(&vmlinux).is_ok_and(|bytes| image::has_code(&bytes));
+        if is_whole {
             // Object trees have a link to their source; headers alone are looked through themselves.
             let source = build.join("source");
             let source = if source.is_dir() { &source } else { &build };

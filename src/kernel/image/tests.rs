@@ -158,6 +158,20 @@ fn small() -> Vec<u8> {
     elf(&symbols, &[TEXT, TEXT + 20, TEXT + 32, TEXT + 40, INIT, 0])
 }
 
+/// Headers of a distribution have a vmlinux without code: nothing of it is executable.
+#[test]
+fn a_vmlinux_for_its_types_only_has_no_code() {
+    let mut bytes = small();
+    assert!(has_code(&bytes));
+    let table = u64::from_le_bytes(bytes[0x28..0x30].try_into().unwrap()) as usize;
+    for section in bytes[table..].chunks_mut(64) {
+        // sh_flags without SHF_EXECINSTR
+        section[8] &= !4;
+    }
+    assert!(!has_code(&bytes));
+    assert!(!has_code(b"\x7fELF"));
+}
+
 #[test]
 fn what_ftrace_can_redirect() {
     let image = read(&small()).unwrap();
