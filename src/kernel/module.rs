@@ -97,8 +97,12 @@ impl ModuleSource {
         kernel_dir: &Path,
     ) -> Result<PathBuf, KernelError> {
         self.lay_out(work)?;
-        make.run(step, &[&format!("M={}", work.display()), NO_BTF, "modules"], None)
-            .map_err(not_the_kernel)?;
+        make.run(
+            step,
+            &[&format!("M={}", work.display()), NO_BTF, "modules"],
+            None,
+        )
+        .map_err(not_the_kernel)?;
         files::write_whole(&whole(work), b"")?;
         let built = self.built(kernel_dir);
         let zpci = (make.arch == Arch::S390x).then_some(ZPCI_FILE);
