@@ -87,6 +87,8 @@ static const struct observed {
 
 static const struct observed *by_slot[VFRACE_SLOTS];
 static bool enabled, tracing, awake, reduced;
+/* One of those that the judge wants to see, and that the compiler has made a part of others. */
+static const char *unseen;
 
 /* Wraps those that are always wrapped, those that are only traced, or the sleep. */
 static int wrap_observed(enum kind which)
@@ -102,9 +104,12 @@ static int wrap_observed(enum kind which)
 		slot = vfrace_wrap(observed[i].name);
 		if (slot >= 0) {
 			by_slot[slot] = &observed[i];
-		} else if (observed[i].required) {
+		} else if (observed[i].required && observed[i].few) {
 			pr_err("cannot observe %s (%d)\n", observed[i].name, slot);
 			return slot;
+		} else if (observed[i].required) {
+			pr_warn("cannot observe %s (%d)\n", observed[i].name, slot);
+			unseen = observed[i].name;
 		}
 	}
 	return 0;
@@ -116,6 +121,8 @@ void vfrace_calls_enable(bool on, bool trace, bool nosleep)
 		wrap_observed(TRACED);
 	if (on && nosleep)
 		wrap_observed(SLEEPS);
+	if (on && unseen && !READ_ONCE(reduced))
+		vfrace_fail("%s is not a function of its own in this kernel; --few-probes does without", unseen);
 	vfrace_lock_forget();
 	WRITE_ONCE(awake, on && nosleep);
 	WRITE_ONCE(tracing, on && trace);

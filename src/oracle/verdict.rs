@@ -12,7 +12,9 @@ use super::invariants::{Round, gaps, records, rounds};
 use super::known::KnownIssues;
 use super::overlap::overlap;
 use super::report::Report;
-use crate::event::{Class, Event, EventKind, Finding, Observation, Phase, Standing, Verdict};
+use crate::event::{
+    Class, Event, EventKind, Finding, GuestRecord, Observation, Phase, Standing, Verdict,
+};
 use crate::scenario::Scenario;
 
 /// What a line of evidence begins with that says why a run is INCONCLUSIVE.
@@ -305,6 +307,7 @@ impl Case<'_> {
                     .map(|what| format!("round {}: {what}", round.number)),
             );
         }
+        doubts.extend(self.failed_between_rounds());
         if let Some(gap) = &self.console.gap {
             doubts.push(format!("part of the console is missing: {gap}"));
         }
@@ -407,6 +410,40 @@ impl Case<'_> {
                 evidence.push(format!("this report is cut off: {}", report.title));
             }
         }
+    }
+
+    /// What the guest's module could not do while no round was on: it counts for the one that it was to prepare.
+    fn failed_between_rounds(&self) -> Vec<String> {
+        let failed = self
+            .events
+            .iter()
+            .enumerate()
+            .filter_map(|(at, e)| match &e.kind {
+                EventKind::Guest(GuestRecord {
+                    what: Observation::Failed { text },
+                    ..
+                }) => Some((at, text)),
+                _ => None,
+            });
+        let mut all = None;
+        failed
+            .filter_map(|(at, text)| {
+                let all = all.get_or_insert_with(|| rounds(self.events));
+                let next = all.iter().find(|round| at < round.range.end);
+                match (next, self.only) {
+                    (Some(round), _) if round.range.contains(&at) => None,
+                    (Some(round), Some(only)) if round.number != only => None,
+                    (None, Some(_)) => None,
+                    (Some(round), _) => Some(format!(
+                        "before round {}: the guest's module failed: {text}",
+                        round.number
+                    )),
+                    (None, None) => Some(format!(
+                        "after the rounds: the guest's module failed: {text}"
+                    )),
+                }
+            })
+            .collect()
     }
 
     /// The round in which lockdep went off, 0 if it was off before the first; `None` if it was on in all of them.
