@@ -251,7 +251,7 @@ fn configure(tree: &Path, to: &Path) {
 }
 
 /// Raised when other files are in the history, so that one of before is made anew.
-const LAYOUT: u32 = 2;
+const LAYOUT: u32 = 3;
 
 /// The repository, with its commits in order.
 struct History {
@@ -267,7 +267,8 @@ impl History {
         let done = dir.join(".git/history-is-complete");
         let config = dir.join(".git/history.config");
         let recipe = format!(
-            "{LAYOUT}{STATES:?}{BROKEN:?}{}{}",
+            "{LAYOUT}{STATES:?}{BROKEN:?}{:?}{}{}",
+            BROKEN.map(|(_, how)| how.code()),
             debian().display(),
             fragment()
         );
