@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+use crate::arch::Arch;
 use crate::event::{Class, Finding, Standing, Verdict};
 use crate::oracle::builder::data;
 use crate::oracle::{ExpectError, Expectations, Judgement, KnownIssues};
@@ -10,7 +11,9 @@ const KERNELS: [&str; 15] = [
 ];
 
 fn table() -> Expectations {
-    Expectations::load(&data("guest-tests/expect/expect.toml")).unwrap()
+    Expectations::load(&data("guest-tests/expect/expect.toml"))
+        .unwrap()
+        .on(Arch::X86_64)
 }
 
 #[test]
@@ -110,6 +113,29 @@ fn the_reason_counts() {
     assert!(!read("class = \"ASSERT\"\ntitle = \"PF reference count\"\n").met_by(&finding));
     assert!(!read("class = \"LEAK\"\n").met_by(&finding));
     assert!(read("title = \"an assertion\"\n").met_by(&finding));
+}
+
+#[test]
+fn a_row_is_about_one_architecture() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("expect.toml");
+    let row = |arch: &str, verdict: &str| {
+        format!(
+            "[[expect]]\n{arch}scenarios = [\"a\"]\nkernels = [\"v5\"]\nverdict = \"{verdict}\"\nreason = \"r\"\n"
+        )
+    };
+    let text = row("", "PASS") + &row("arch = \"s390x\"\n", "DEADLOCK");
+    std::fs::write(&path, text).unwrap();
+    let verdict = |arch| {
+        let table = Expectations::load(&path).unwrap().on(arch);
+        table
+            .expectation("a", "v5")
+            .map(|expected| expected.verdict)
+    };
+    assert_eq!(verdict(Arch::X86_64), Some(Verdict::Pass));
+    assert_eq!(verdict(Arch::S390x), Some(Verdict::Deadlock));
+    std::fs::write(&path, row("arch = \"vax\"\n", "PASS")).unwrap();
+    assert!(Expectations::load(&path).is_err());
 }
 
 #[test]
