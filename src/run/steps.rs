@@ -3,7 +3,7 @@
 
 use crate::arch::Arch;
 use crate::guest::plan;
-use crate::qemu::machine::Places;
+use crate::qemu::machine::{Places, ccw};
 use crate::scenario::{Actuator, PfDriver, Scenario, Schedule, Teardown, Unplug};
 
 const DRIVERS: &str = "/sys/bus/pci/drivers";
@@ -59,9 +59,11 @@ pub(super) fn ends_as_it_begins(scenario: &Scenario) -> bool {
         _ => false,
     };
     let only_vfs_go = !scenario.removes_pf()
-        && scenario
-            .unplug
-            .is_none_or(|unplug| matches!(unplug.actuator, Actuator::Platform));
+        && scenario.unplug.is_none_or(|unplug| match unplug.actuator {
+            Actuator::Platform => true,
+            Actuator::PlatformSurprise => !unplug.removes_pf(),
+            _ => false,
+        });
     unbound && only_vfs_go
 }
 
@@ -178,8 +180,26 @@ pub(super) fn is_sriov(at: Places) -> String {
 }
 
 /// The guest's command that says what the unplug does.
-pub(super) fn unplug(at: Places, unplug: &Unplug, number: u32) -> String {
-    plan::unplug_command(unplug, at, number)
+pub(super) fn unplug(at: Places, unplug: &Unplug, vfs: u16, number: u32) -> String {
+    plan::unplug_command(unplug, at, vfs, number)
+}
+
+/// Tells vfrace_zpci, which plays that part of the platform, which functions are lost without being asked for. `None`: the
+/// unplug is of another kind. An id that was told before and not used is forgotten.
+pub(super) fn surprise(scenario: &Scenario) -> Option<String> {
+    let unplug = scenario.unplug?;
+    if unplug.actuator != Actuator::PlatformSurprise {
+        return None;
+    }
+    let ids: Vec<String> = unplug
+        .functions(scenario.vfs)
+        .filter_map(|function| ccw::fid(function, scenario.vfs))
+        .map(|fid| format!("{fid:#x}"))
+        .collect();
+    let ids = ids.join(",");
+    Some(format!(
+        "echo {ids} >/sys/module/vfrace_zpci/parameters/surprise"
+    ))
 }
 
 /// Whether the module's own thread handles the unplug.
