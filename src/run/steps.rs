@@ -46,6 +46,7 @@ pub(super) fn as_afterwards(
         | Teardown::NumvfsCycle
         | Teardown::NumvfsOn
         | Teardown::Reset
+        | Teardown::Recover
         | Teardown::Bind => Some(bind(at, scenario)),
     }
 }
@@ -130,6 +131,7 @@ pub(super) fn teardown(at: Places, scenario: &Scenario) -> String {
         Teardown::Bind => format!("echo {address} >{DRIVERS}/{driver}/bind"),
         Teardown::SlotPowerOff => format!("echo 0 >{slot}/power"),
         Teardown::Reset => format!("echo 1 >{pf}/reset"),
+        Teardown::Recover => format!("echo 1 >{pf}/recover"),
     };
     // echo and printf are builtins of the guest's shell: no other task gets to do it.
     format!("printf 'task teardown\\n' >&3; {action}")

@@ -64,6 +64,9 @@ impl Unplug {
 }
 
 fn lacks_on_x86_64(scenario: &Scenario) -> Option<String> {
+    if scenario.teardown == Teardown::Recover {
+        return Some("a function has no file `recover`, which is zPCI's".to_owned());
+    }
     let unplug = scenario.unplug?;
     if unplug.actuator == Actuator::PlatformSurprise {
         return Some("no platform takes a single function away without asking".to_owned());

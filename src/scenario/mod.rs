@@ -83,6 +83,9 @@ pub enum Teardown {
     SlotPowerOff,
     /// The PF's function is reset through its sysfs `reset` file.
     Reset,
+    /// The PF is recovered through the sysfs `recover` file that zPCI has (Linux arch/s390/pci/pci_sysfs.c,
+    /// recover_store()): removed with its VFs on, enabled anew and found again, all under pci_rescan_remove_lock.
+    Recover,
 }
 
 impl Teardown {
