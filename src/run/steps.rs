@@ -173,7 +173,18 @@ pub(super) fn wait_for_vfs(at: Places, scenario: &Scenario) -> String {
         "{} && [ -e {pf}/virtfn{last}/driver ]",
         count_vfs(&pf, scenario.vfs)
     );
-    format!("n=0; until {up} || [ $n -ge 100 ]; do usleep 100000; n=$((n + 1)); done; {up}")
+    // Its link comes before .probe(), and its place in the driver's list behind it (really_probe() and driver_bound() in
+    // drivers/base/dd.c). This waits for the VF's device_lock, which is held meanwhile, and does nothing else.
+    let address = format!(
+        "{}{:02x}.{}",
+        at.pf.trim_end_matches("00.0"),
+        scenario.vfs >> 3,
+        scenario.vfs & 7
+    );
+    let bound = format!("echo {address} >/sys/bus/pci/drivers_probe");
+    format!(
+        "n=0; until {up} || [ $n -ge 100 ]; do usleep 100000; n=$((n + 1)); done; {up} && {bound}"
+    )
 }
 
 /// Whether the PF can have VFs (Linux Documentation/ABI/testing/sysfs-bus-pci, sriov_totalvfs).
@@ -262,6 +273,10 @@ mod tests {
         assert!(up(Arch::X86_64).contains("virtfn*"));
         let wait = wait_for_vfs(places(Arch::S390x), &scenario);
         assert!(wait.contains("virtfn2/driver"), "{wait}");
+        assert!(
+            wait.ends_with("&& echo 1000:00:00.3 >/sys/bus/pci/drivers_probe"),
+            "{wait}"
+        );
         let unplug = scenario.unplug.unwrap();
         assert!(by_module(places(Arch::X86_64), &unplug));
         assert!(!by_module(places(Arch::S390x), &unplug));
