@@ -77,6 +77,8 @@ impl<'de> Deserialize<'de> for FunctionId {
 pub enum Target {
     /// A function: a VF, the PF, or the bridge above them with all that is below it.
     Function(FunctionId),
+    /// All VFs one after the other, without waiting in between.
+    Vfs,
     /// The card in the bridge's hotplug slot: the PF with its VFs.
     Slot,
 }
@@ -86,7 +88,7 @@ impl Target {
     pub fn function(self) -> Option<FunctionId> {
         match self {
             Target::Function(function) => Some(function),
-            Target::Slot => None,
+            Target::Vfs | Target::Slot => None,
         }
     }
 }
@@ -95,6 +97,7 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Target::Function(function) => function.fmt(f),
+            Target::Vfs => f.write_str("vfs"),
             Target::Slot => f.write_str("slot"),
         }
     }
@@ -106,8 +109,9 @@ impl std::str::FromStr for Target {
     fn from_str(s: &str) -> Result<Self, String> {
         match s.parse() {
             _ if s == "slot" => Ok(Target::Slot),
+            _ if s == "vfs" => Ok(Target::Vfs),
             Ok(FunctionId::Mailbox) | Err(_) => Err(format!(
-                "`{s}` cannot be unplugged: use pf, vf1 to vf255, slot, or bridge"
+                "`{s}` cannot be unplugged: use pf, vf1 to vf255, vfs, slot, or bridge"
             )),
             Ok(function) => Ok(Target::Function(function)),
         }

@@ -135,8 +135,8 @@ fn line(
 }
 
 /// The text of the command that says what the unplug does when it is fired. `at` says where things are in the guest,
-/// `number` what the unplug will be called if the kernel's own handler does it.
-pub fn unplug_command(unplug: &Unplug, at: Places, number: u32) -> String {
+/// `number` what the unplug will be called if the kernel's own handler does it, and `vfs` how many VFs there are.
+pub fn unplug_command(unplug: &Unplug, at: Places, vfs: u16, number: u32) -> String {
     let Places {
         arch,
         pf,
@@ -144,7 +144,12 @@ pub fn unplug_command(unplug: &Unplug, at: Places, number: u32) -> String {
         slot,
     } = at;
     if unplug.by_zpci(arch) {
-        return format!("watch zpci_event_availability {number}");
+        // An event for each function.
+        let events = unplug.functions(vfs).count();
+        return match events {
+            1 => format!("watch zpci_event_availability {number}"),
+            _ => format!("watch zpci_event_availability {number} {events}"),
+        };
     }
     let devices = "/sys/bus/pci/devices";
     let address = match unplug.target {
@@ -154,7 +159,8 @@ pub fn unplug_command(unplug: &Unplug, at: Places, number: u32) -> String {
     let target = unplug.target.function().map_or(ANY, index);
     match unplug.actuator {
         Actuator::Platform => format!("virtfn {target}"),
-        Actuator::PlatformDevice => format!("device {target}"),
+        // The latter is done by zPCI only, see above.
+        Actuator::PlatformDevice | Actuator::PlatformSurprise => format!("device {target}"),
         Actuator::PciehpSurprise => {
             format!("watch pciehp_handle_presence_or_link_change {number}")
         }
@@ -243,7 +249,7 @@ mod tests {
                 bridge: "BRIDGE",
                 slot: "/slot",
             };
-            unplug_command(&unplug, at, 7)
+            unplug_command(&unplug, at, 3, 7)
         };
         let (vf, pf) = (FunctionId::Vf(2), FunctionId::Pf);
         let function = Target::Function;
@@ -292,17 +298,21 @@ mod tests {
 
     #[test]
     fn on_s390x_the_kernels_own_handler_is_watched() {
-        let told = |actuator, function| {
-            let unplug = Unplug {
-                actuator,
-                target: Target::Function(function),
-            };
-            unplug_command(&unplug, places(Arch::S390x), 3)
+        let all = |actuator, target| {
+            let unplug = Unplug { actuator, target };
+            unplug_command(&unplug, places(Arch::S390x), 4, 3)
         };
+        let told = |actuator, function| all(actuator, Target::Function(function));
         let (vf, pf) = (FunctionId::Vf(2), FunctionId::Pf);
         let watched = "watch zpci_event_availability 3";
         assert_eq!(told(Actuator::Platform, vf), watched);
         assert_eq!(told(Actuator::PlatformDevice, pf), watched);
+        assert_eq!(told(Actuator::PlatformSurprise, pf), watched);
+        assert_eq!(told(Actuator::PlatformSurprise, vf), watched);
+        for actuator in [Actuator::Platform, Actuator::PlatformSurprise] {
+            let burst = all(actuator, Target::Vfs);
+            assert_eq!(burst, "watch zpci_event_availability 3 4");
+        }
         assert_eq!(told(Actuator::PlatformDevice, vf), "device 1");
         assert_eq!(
             told(Actuator::SysfsRemove, pf),

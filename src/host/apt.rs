@@ -22,6 +22,9 @@ use crate::event::EventSink;
 pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// What is fetched from. The last one wins (QEMU 11, kernels 7.2 and 7.3).
 const SUITES: [&str; 2] = ["trixie", "trixie-backports"];
+/// The same for packages of another architecture, of which only the guest's busybox is one. Lists that are not needed cannot
+/// be in the way: that of trixie-backports was seen not to fit its signed size.
+const FOREIGN_SUITES: [&str; 1] = ["trixie"];
 /// Package lists younger than this are not fetched again.
 const LISTS_AGE: Duration = Duration::from_secs(6 * 3600);
 
@@ -57,6 +60,7 @@ pub struct Apt {
     root: PathBuf,
     debs: PathBuf,
     arch: String,
+    suites: &'static [&'static str],
     versions: Versions,
     events: EventSink,
     stop: Arc<AtomicBool>,
@@ -113,13 +117,18 @@ impl Apt {
             Command::new("apt-config").arg("dump").env("LC_ALL", "C"),
             "apt-config",
         )?;
-        let config = config_text(&root, &arch, &carried(&dump))?;
+        let suites: &'static [&'static str] = match foreign {
+            None => &SUITES,
+            Some(_) => &FOREIGN_SUITES,
+        };
+        let config = config_text(&root, &arch, suites, &carried(&dump))?;
         files::write_if_changed(&root.join("apt.conf"), config.as_bytes())?;
         let versions = Versions::load(data)?;
         Ok(Self {
             root,
             debs,
             arch,
+            suites,
             versions,
             events: events.clone(),
             stop: stop.clone(),
@@ -180,7 +189,7 @@ impl Apt {
         let mut last = None;
         for mirror in mirrors(&system_sources()) {
             self.events.progress(step, mirror.clone(), None);
-            let list = sources_text(&mirror, &self.arch);
+            let list = sources_text(&mirror, &self.arch, self.suites);
             files::write_if_changed(&self.root.join("etc/sources.list"), list.as_bytes())?;
             let ended = self.run(
                 self.apt_get()
@@ -306,7 +315,12 @@ fn plain_arch<'a>(arch: &'a str, own: &'a str) -> &'a str {
 }
 
 /// The text of apt.conf (apt.conf(5)). Everything that apt would take from the system is pointed into `root`.
-fn config_text(root: &Path, arch: &str, carried: &[String]) -> Result<String, HostError> {
+fn config_text(
+    root: &Path,
+    arch: &str,
+    suites: &[&str],
+    carried: &[String],
+) -> Result<String, HostError> {
     let dir = root
         .to_str()
         .filter(|s| !s.contains(['"', '\n', ';']))
@@ -334,7 +348,7 @@ APT::Install-Recommends "false";
 APT::Default-Release "{release}";
 Acquire::Languages "none";
 "#,
-        release = SUITES.last().unwrap_or(&""),
+        release = suites.last().unwrap_or(&""),
     );
     for line in carried {
         text.push_str(line);
@@ -366,8 +380,8 @@ fn carried(dump: &str) -> Vec<String> {
 }
 
 /// The text of sources.list (sources.list(5)).
-fn sources_text(mirror: &str, arch: &str) -> String {
-    SUITES
+fn sources_text(mirror: &str, arch: &str, suites: &[&str]) -> String {
+    suites
         .iter()
         .map(|suite| format!("deb [arch={arch} signed-by={KEYRING}] {mirror} {suite} main\n"))
         .collect()

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use crate::arch::Arch;
 use crate::device::{Mailbox, MailboxError};
 use crate::event::{
-    EventKind, EventSink, FunctionId, GuestRecord, HoldEnd, Observation, Role, Side, WireMessage,
+    EventKind, EventSink, FunctionId, GuestRecord, HoldEnd, Observation, Role, Side, Target,
+    WireMessage,
 };
 use crate::guest::observations::{Missed, Observations};
 use crate::guest::plan::Plan;
@@ -47,6 +48,8 @@ impl SlotActuator for Arc<Slot> {
 pub trait PlatformActuator: Send + Sync {
     /// Asks the guest for it. Blocks for some milliseconds.
     fn unplug(&self, function: FunctionId) -> Result<(), String>;
+    /// Asks for all VFs, the first one first, without waiting for the guest in between.
+    fn unplug_vfs(&self) -> Result<(), String>;
 }
 
 impl PlatformActuator for Arc<Zpci> {
@@ -56,6 +59,10 @@ impl PlatformActuator for Arc<Zpci> {
             Ok(false) => Err(format!("{function} is not plugged in")),
             Err(error) => Err(chain(&error)),
         }
+    }
+
+    fn unplug_vfs(&self) -> Result<(), String> {
+        Zpci::unplug_vfs(self, SLOT).map_err(|error| chain(&error))
     }
 }
 
@@ -346,12 +353,19 @@ impl Injector {
     /// Orders it over QMP, on a thread of its own: this one may be holding a message, and QEMU does not answer then.
     fn platform(&self, unplug: &Unplug) -> Result<(), OrderError> {
         let missing = || OrderError::NoActuator(unplug.actuator.name());
-        let function = unplug.target.function().ok_or_else(missing)?;
+        let target = unplug.target;
+        if target == Target::Slot {
+            return Err(missing());
+        }
         let me = self.me.upgrade().ok_or_else(missing)?;
         std::thread::Builder::new()
             .name("platform".into())
             .spawn(move || {
-                let done = me.platform.get().map(|it| it.unplug(function));
+                let done = me.platform.get().and_then(|it| match target {
+                    Target::Function(function) => Some(it.unplug(function)),
+                    Target::Vfs => Some(it.unplug_vfs()),
+                    Target::Slot => None,
+                });
                 if let Some(Err(error)) = done {
                     me.fail(OrderError::Platform(error));
                 }

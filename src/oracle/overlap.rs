@@ -77,9 +77,12 @@ pub fn overlap(scenario: &Scenario, round: &Round<'_>) -> Result<Overlap, String
             ));
         }
     }
-    let platform = scenario
-        .unplug
-        .is_some_and(|u| matches!(u.actuator, Actuator::Platform | Actuator::PlatformDevice));
+    let platform = scenario.unplug.is_some_and(|u| {
+        matches!(
+            u.actuator,
+            Actuator::Platform | Actuator::PlatformDevice | Actuator::PlatformSurprise
+        )
+    });
     let by_itself = !matches!(scenario.teardown, Teardown::SlotPowerOff | Teardown::Reset);
     match target.function() {
         Some(vf @ FunctionId::Vf(_)) if platform && by_itself => {

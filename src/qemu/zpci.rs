@@ -140,6 +140,17 @@ impl Zpci {
         Ok(true)
     }
 
+    /// Asks for all VFs that are in, the first one first: a burst of events.
+    ///
+    /// # Errors
+    /// [`ZpciError::Qmp`]; those before have been asked for.
+    pub fn unplug_vfs(&self, limit: Duration) -> Result<(), ZpciError> {
+        for number in 1..=self.vfs {
+            self.unplug(FunctionId::Vf(number), limit)?;
+        }
+        Ok(())
+    }
+
     /// Waits until a function that was asked for is gone. One that was not is not waited for.
     ///
     /// # Errors
@@ -177,10 +188,7 @@ impl Zpci {
     /// # Errors
     /// [`ZpciError`].
     pub fn disable_vfs(&self, limit: Duration) -> Result<(), ZpciError> {
-        let vfs = || (1..=self.vfs).map(FunctionId::Vf);
-        for function in vfs() {
-            self.unplug(function, limit)?;
-        }
-        vfs().try_for_each(|function| self.wait_gone(function, limit))
+        self.unplug_vfs(limit)?;
+        (1..=self.vfs).try_for_each(|number| self.wait_gone(FunctionId::Vf(number), limit))
     }
 }

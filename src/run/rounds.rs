@@ -217,9 +217,12 @@ impl<'a> Course<'a> {
             let number = self.machine.injector.fired() + 1;
             self.tell(
                 CommandKind::Unplug,
-                &steps::unplug(self.at, unplug, number),
+                &steps::unplug(self.at, unplug, self.config.scenario.vfs, number),
                 "preparing the unplug",
             )?;
+            if let Some(text) = steps::surprise(self.config.scenario) {
+                self.shell(&text, "announcing what the platform takes away")?;
+            }
             if steps::by_module(self.at, unplug) {
                 words.push("unplug");
                 // Nothing that sleeps goes on while a message is held.

@@ -3,7 +3,7 @@
 
 use crate::arch::Arch;
 use crate::guest::plan;
-use crate::qemu::machine::Places;
+use crate::qemu::machine::{Places, ccw};
 use crate::scenario::{Actuator, PfDriver, Scenario, Schedule, Teardown, Unplug};
 
 const DRIVERS: &str = "/sys/bus/pci/drivers";
@@ -46,6 +46,7 @@ pub(super) fn as_afterwards(
         | Teardown::NumvfsCycle
         | Teardown::NumvfsOn
         | Teardown::Reset
+        | Teardown::Recover
         | Teardown::Bind => Some(bind(at, scenario)),
     }
 }
@@ -59,9 +60,11 @@ pub(super) fn ends_as_it_begins(scenario: &Scenario) -> bool {
         _ => false,
     };
     let only_vfs_go = !scenario.removes_pf()
-        && scenario
-            .unplug
-            .is_none_or(|unplug| matches!(unplug.actuator, Actuator::Platform));
+        && scenario.unplug.is_none_or(|unplug| match unplug.actuator {
+            Actuator::Platform => true,
+            Actuator::PlatformSurprise => !unplug.removes_pf(),
+            _ => false,
+        });
     unbound && only_vfs_go
 }
 
@@ -128,6 +131,7 @@ pub(super) fn teardown(at: Places, scenario: &Scenario) -> String {
         Teardown::Bind => format!("echo {address} >{DRIVERS}/{driver}/bind"),
         Teardown::SlotPowerOff => format!("echo 0 >{slot}/power"),
         Teardown::Reset => format!("echo 1 >{pf}/reset"),
+        Teardown::Recover => format!("echo 1 >{pf}/recover"),
     };
     // echo and printf are builtins of the guest's shell: no other task gets to do it.
     format!("printf 'task teardown\\n' >&3; {action}")
@@ -169,7 +173,18 @@ pub(super) fn wait_for_vfs(at: Places, scenario: &Scenario) -> String {
         "{} && [ -e {pf}/virtfn{last}/driver ]",
         count_vfs(&pf, scenario.vfs)
     );
-    format!("n=0; until {up} || [ $n -ge 100 ]; do usleep 100000; n=$((n + 1)); done; {up}")
+    // Its link comes before .probe(), and its place in the driver's list behind it (really_probe() and driver_bound() in
+    // drivers/base/dd.c). This waits for the VF's device_lock, which is held meanwhile, and does nothing else.
+    let address = format!(
+        "{}{:02x}.{}",
+        at.pf.trim_end_matches("00.0"),
+        scenario.vfs >> 3,
+        scenario.vfs & 7
+    );
+    let bound = format!("echo {address} >/sys/bus/pci/drivers_probe");
+    format!(
+        "n=0; until {up} || [ $n -ge 100 ]; do usleep 100000; n=$((n + 1)); done; {up} && {bound}"
+    )
 }
 
 /// Whether the PF can have VFs (Linux Documentation/ABI/testing/sysfs-bus-pci, sriov_totalvfs).
@@ -178,8 +193,26 @@ pub(super) fn is_sriov(at: Places) -> String {
 }
 
 /// The guest's command that says what the unplug does.
-pub(super) fn unplug(at: Places, unplug: &Unplug, number: u32) -> String {
-    plan::unplug_command(unplug, at, number)
+pub(super) fn unplug(at: Places, unplug: &Unplug, vfs: u16, number: u32) -> String {
+    plan::unplug_command(unplug, at, vfs, number)
+}
+
+/// Tells vfrace_zpci, which plays that part of the platform, which functions are lost without being asked for. `None`: the
+/// unplug is of another kind. An id that was told before and not used is forgotten.
+pub(super) fn surprise(scenario: &Scenario) -> Option<String> {
+    let unplug = scenario.unplug?;
+    if unplug.actuator != Actuator::PlatformSurprise {
+        return None;
+    }
+    let ids: Vec<String> = unplug
+        .functions(scenario.vfs)
+        .filter_map(|function| ccw::fid(function, scenario.vfs))
+        .map(|fid| format!("{fid:#x}"))
+        .collect();
+    let ids = ids.join(",");
+    Some(format!(
+        "echo {ids} >/sys/module/vfrace_zpci/parameters/surprise"
+    ))
 }
 
 /// Whether the module's own thread handles the unplug.
@@ -240,6 +273,10 @@ mod tests {
         assert!(up(Arch::X86_64).contains("virtfn*"));
         let wait = wait_for_vfs(places(Arch::S390x), &scenario);
         assert!(wait.contains("virtfn2/driver"), "{wait}");
+        assert!(
+            wait.ends_with("&& echo 1000:00:00.3 >/sys/bus/pci/drivers_probe"),
+            "{wait}"
+        );
         let unplug = scenario.unplug.unwrap();
         assert!(by_module(places(Arch::X86_64), &unplug));
         assert!(!by_module(places(Arch::S390x), &unplug));

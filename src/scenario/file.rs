@@ -27,6 +27,8 @@ struct Raw {
     teardown: Spanned<Teardown>,
     #[serde(default)]
     wants: Vec<Class>,
+    #[serde(default)]
+    only_on: Vec<Arch>,
     schedule: Option<Spanned<String>>,
     #[serde(default)]
     schedule_on: BTreeMap<Arch, Spanned<String>>,
@@ -181,7 +183,8 @@ pub(super) fn parse(
         unplug,
         schedule: Schedule::undirected(unplug.is_some()),
         schedule_on: BTreeMap::new(),
-        wants: raw.wants,
+        only_on: raw.only_on.clone(),
+        wants: raw.wants.clone(),
     };
     let read = |raw: &Spanned<String>, scenario: &Scenario| {
         let text = Filled::new(&source, raw, &values)?;

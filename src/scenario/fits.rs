@@ -30,7 +30,11 @@ impl Scenario {
     /// An error that says what guests of `arch` lack for it, if there is something.
     pub fn fits(&self, arch: Arch) -> Result<(), ScenarioError> {
         let lacks = match arch {
-            Arch::X86_64 => None,
+            _ if !self.only_on.is_empty() && !self.only_on.contains(&arch) => {
+                let others: Vec<&str> = self.only_on.iter().map(|arch| arch.name()).collect();
+                Some(format!("it is about {}", others.join(" and ")))
+            }
+            Arch::X86_64 => lacks_on_x86_64(self),
             Arch::S390x => lacks_on_s390x(self),
         };
         match lacks {
@@ -39,8 +43,7 @@ impl Scenario {
                 scenario: self.name.clone(),
                 arch,
                 what,
-                hint: "leave out --arch, or take another scenario: `vfrace run` lists them"
-                    .to_owned(),
+                hint: "another --arch, or another scenario: `vfrace run` lists them".to_owned(),
             }),
         }
     }
@@ -51,13 +54,26 @@ impl Unplug {
     /// guest's module plays that on x86_64.
     pub fn by_zpci(&self, arch: Arch) -> bool {
         let own = match self.actuator {
-            Actuator::Platform => true,
+            Actuator::Platform | Actuator::PlatformSurprise => true,
             // What s390's handler does for a PF; a VF it never removes in this way.
             Actuator::PlatformDevice => self.target == Target::Function(FunctionId::Pf),
             _ => false,
         };
         arch == Arch::S390x && own
     }
+}
+
+fn lacks_on_x86_64(scenario: &Scenario) -> Option<String> {
+    if scenario.teardown == Teardown::Recover {
+        return Some("a function has no file `recover`, which is zPCI's".to_owned());
+    }
+    let unplug = scenario.unplug?;
+    if unplug.actuator == Actuator::PlatformSurprise {
+        return Some("no platform takes a single function away without asking".to_owned());
+    }
+    // The guest's module plays the platform, one event a round.
+    (unplug.target == Target::Vfs)
+        .then(|| "no platform unplugs several VFs in one burst".to_owned())
 }
 
 fn lacks_on_s390x(scenario: &Scenario) -> Option<String> {
@@ -143,6 +159,16 @@ mod tests {
                 text.contains(word) && text.contains("s390x") && text.contains(name),
                 "{text}"
             );
+        }
+        for (name, word) in [
+            ("unbind-vs-pf-unplug", "about s390x"),
+            ("unbind-vs-vf-loss", "without asking"),
+            ("unbind-vs-pf-loss", "without asking"),
+            ("unbind-vs-vfs-burst", "one burst"),
+        ] {
+            scenario(name).fits(Arch::S390x).unwrap();
+            let error = scenario(name).fits(Arch::X86_64).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
         }
         let own = |arch| {
             let scenario = scenario("unbind-vs-vf-unplug").on(arch).unwrap();

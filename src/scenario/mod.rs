@@ -51,6 +51,9 @@ pub struct Scenario {
     /// Schedules in its place on guests of other architectures, see [`Scenario::on`].
     #[serde(skip)]
     pub schedule_on: BTreeMap<Arch, Schedule>,
+    /// Guests that it can be played on; empty: all that have what it needs, see [`Scenario::fits`].
+    #[serde(skip)]
+    pub only_on: Vec<Arch>,
     /// Classes of findings that the scenario looks for, beside a double removal (with an unplug) and a task that does
     /// not come back.
     pub wants: Vec<Class>,
@@ -80,6 +83,9 @@ pub enum Teardown {
     SlotPowerOff,
     /// The PF's function is reset through its sysfs `reset` file.
     Reset,
+    /// The PF is recovered through the sysfs `recover` file that zPCI has (Linux arch/s390/pci/pci_sysfs.c,
+    /// recover_store()): removed with its VFs on, enabled anew and found again, all under pci_rescan_remove_lock.
+    Recover,
 }
 
 impl Teardown {
@@ -132,6 +138,9 @@ pub enum Actuator {
     /// event handler does for a PF (arch/s390/pci/pci_bus.c, zpci_bus_remove_device). For a VF nobody then drops the
     /// reference to the PF that pci_iov_remove_virtfn() would drop, which the judge calls a LEAK.
     PlatformDevice,
+    /// The platform takes the target away and says so afterwards: s390's event 0x0304 (arch/s390/pci/pci_event.c,
+    /// zpci_event_hard_deconfigured). Target: a VF, all of them in one burst, or the PF.
+    PlatformSurprise,
     /// The slot loses its card without warning; the kernel's pciehp handles it. Target: the slot.
     PciehpSurprise,
     /// The slot's attention button is pressed; pciehp removes the card five seconds later. Target: the slot.
@@ -154,6 +163,7 @@ impl Actuator {
         match self {
             Actuator::Platform => "platform",
             Actuator::PlatformDevice => "platform-device",
+            Actuator::PlatformSurprise => "platform-surprise",
             Actuator::PciehpSurprise => "pciehp-surprise",
             Actuator::PciehpButton => "pciehp-button",
             Actuator::SysfsRemove => "sysfs-remove",
@@ -169,8 +179,12 @@ impl Actuator {
         use FunctionId::{Bridge, Pf, Vf};
         match self {
             Actuator::Platform => (
-                "a VF, e.g. vf{vf}",
-                matches!(target, Target::Function(Vf(_))),
+                "a VF, e.g. vf{vf}, or vfs",
+                matches!(target, Target::Function(Vf(_)) | Target::Vfs),
+            ),
+            Actuator::PlatformSurprise => (
+                "a VF, e.g. vf{vf}, or vfs, or the pf",
+                matches!(target, Target::Function(Vf(_) | Pf) | Target::Vfs),
             ),
             Actuator::PlatformDevice => (
                 "a VF, the pf or the bridge",
@@ -200,14 +214,26 @@ pub struct Unplug {
 }
 
 impl Unplug {
+    /// The functions that are its target, the first one first, of a card with so many VFs. None for a slot.
+    pub fn functions(&self, vfs: u16) -> impl Iterator<Item = FunctionId> + use<> {
+        let (one, all) = match self.target {
+            Target::Function(function) => (Some(function), 0),
+            Target::Vfs => (None, vfs),
+            Target::Slot => (None, 0),
+        };
+        one.into_iter().chain((1..=all).map(FunctionId::Vf))
+    }
+
     /// Whether the PF is gone when it has worked.
     pub fn removes_pf(&self) -> bool {
         match self.actuator {
             Actuator::PciehpSurprise | Actuator::PciehpButton | Actuator::SysfsPower => true,
-            Actuator::SysfsRemove | Actuator::PlatformDevice => !matches!(
-                self.target,
-                Target::Function(FunctionId::Vf(_) | FunctionId::Mailbox)
-            ),
+            Actuator::SysfsRemove | Actuator::PlatformDevice | Actuator::PlatformSurprise => {
+                !matches!(
+                    self.target,
+                    Target::Function(FunctionId::Vf(_) | FunctionId::Mailbox) | Target::Vfs
+                )
+            }
             Actuator::Platform
             | Actuator::SysfsRescan
             | Actuator::SysfsNumvfs

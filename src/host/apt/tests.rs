@@ -5,7 +5,7 @@ use super::*;
 fn config_points_into_the_root_and_keeps_the_proxy() {
     let dump = "Acquire::http::Proxy \"http://proxy:3128\";\nAcquire::AllowInsecureRepositories \"1\";\n\
                 Acquire::https::Verify-Peer \"false\";\nAPT::Get::AllowUnauthenticated \"1\";\nAcquire::http \"\";\n";
-    let text = config_text(Path::new("/c/apt"), "amd64", &carried(dump)).unwrap();
+    let text = config_text(Path::new("/c/apt"), "amd64", &SUITES, &carried(dump)).unwrap();
     assert!(text.contains("Dir::Etc \"/c/apt/etc\";\n"), "{text}");
     assert!(
         text.contains("Dir::State::status \"/c/apt/state/status\";\n"),
@@ -26,13 +26,13 @@ fn config_points_into_the_root_and_keeps_the_proxy() {
 
 #[test]
 fn a_path_that_would_break_the_configuration_is_refused() {
-    assert!(config_text(Path::new("/c/a\"pt"), "amd64", &[]).is_err());
-    assert!(config_text(Path::new("/c/a pt"), "amd64", &[]).is_ok());
+    assert!(config_text(Path::new("/c/a\"pt"), "amd64", &SUITES, &[]).is_err());
+    assert!(config_text(Path::new("/c/a pt"), "amd64", &SUITES, &[]).is_ok());
 }
 
 #[test]
 fn sources_are_signed() {
-    let text = sources_text("http://m/debian", "amd64");
+    let text = sources_text("http://m/debian", "amd64", &SUITES);
     assert_eq!(text.lines().count(), 2);
     assert!(
         text.lines()

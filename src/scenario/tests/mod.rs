@@ -64,7 +64,10 @@ fn rendered(error: ScenarioError) -> String {
 #[test]
 fn every_scenario_says_where_it_comes_from() {
     let entries = list(&dir()).unwrap();
-    let numbers = [1, 2, 3, 5, 6, 8, 9, 10, 11, 12, 13, 15, 21, 23, 24].map(|n| format!("S{n}"));
+    let numbers = [
+        1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 15, 16, 17, 21, 23, 24,
+    ]
+    .map(|n| format!("S{n}"));
     let mut named = std::collections::BTreeSet::new();
     for entry in &entries {
         let s = load(&entry.name, &dir(), &[]).unwrap_or_else(|e| panic!("{}", rendered(e)));
