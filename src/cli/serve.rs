@@ -111,6 +111,9 @@ pub(super) enum ServeError {
         /// What was asked for.
         vfs: u16,
     },
+    /// An option that is not carried out there.
+    #[error("--mac and --mtu are for guests of x86_64")]
+    OnlyX86,
     /// The back end.
     #[error("the back end cannot be started")]
     Device(#[from] DeviceError),
@@ -142,6 +145,7 @@ impl ServeError {
         match self {
             ServeError::Place { .. }
             | ServeError::TooManyVfs { .. }
+            | ServeError::OnlyX86
             | ServeError::Handed(_)
             | ServeError::Client(ClientError::Refused(_)) => ExitCode::Usage,
             _ => ExitCode::Infrastructure,
@@ -213,6 +217,9 @@ fn serve(args: &Args) -> Result<ExitCode, Failure> {
     if arch == Arch::S390x && scenario.vfs > MOST_VFS_S390X {
         return Err(ServeError::TooManyVfs { vfs: scenario.vfs }.into());
     }
+    if arch == Arch::S390x && (args.mac.is_some() || args.mtu.is_some()) {
+        return Err(ServeError::OnlyX86.into());
+    }
     let functions = || {
         let vfs = (1..=scenario.vfs).map(FunctionId::Vf);
         std::iter::once(FunctionId::Pf)
@@ -255,7 +262,9 @@ fn serve(args: &Args) -> Result<ExitCode, Failure> {
         machine: &machine,
     };
     if args.print_qemu_args {
-        place.keep();
+        if booted.is_some() {
+            place.keep();
+        }
         say::out(told.text(args.served.json, false));
         return Ok(ExitCode::Good);
     }
