@@ -118,7 +118,7 @@ fn it_serves_until_it_is_told_to_end_and_leaves_nothing() {
     );
     let qemu = &server.said[0];
     for part in [
-        "-netdev vhost-user,id=n-vf2,chardev=c-vf2,queues=1",
+        "vhost-user,id=n-vf2,chardev=c-vf2,queues=1",
         "mac=52:54:00:00:01:01",
         "host_mtu=1400",
         "/s/mailbox.sock",

@@ -230,6 +230,7 @@ impl Desk {
         }
         if let Err(takes) = unplug.fits() {
             let text = format!("`{}` does not unplug {}", actuator.name(), asked.target);
+            let takes = takes.replace("{vf}", "1");
             return Err(usage(text, format!("it takes {takes}")));
         }
         let at = match &self.config.backend {
@@ -256,14 +257,17 @@ impl Desk {
     }
 
     fn arm(&self, text: &str, unplug: Option<Unplugging>) -> Answer {
-        let unplug = match unplug {
-            Some(asked) => Some(self.complete(asked)?),
-            None => self.config.scenario.unplug,
-        };
-        let wants_unplug = |schedule: &Schedule| schedule.steps.iter().any(|step| step.fire);
         let parsed: Schedule = text.parse().map_err(wrong_schedule)?;
         // Without `fire` nothing is unplugged, and the points act all the same.
-        let unplug = unplug.filter(|_| wants_unplug(&parsed));
+        let fires = parsed.steps.iter().any(|step| step.fire);
+        let scenarios = self.config.scenario.unplug.map(|unplug| Unplugging {
+            target: unplug.target,
+            actuator: Some(unplug.actuator),
+        });
+        let unplug = match unplug.or(scenarios).filter(|_| fires) {
+            Some(asked) => Some(self.complete(asked)?),
+            None => None,
+        };
         let scenario = Scenario {
             unplug,
             ..self.config.scenario.clone()
@@ -290,6 +294,8 @@ impl Desk {
             BackEnd::Own { backend, .. } => backend.reset_wire_counters(),
             BackEnd::Foreign(tap) => tap.reset_counters(),
         }
+        // One that came to nothing before is not about this.
+        let _ = self.config.injector.failure();
         let shown = schedule.to_string();
         self.config.injector.arm(schedule, plan, unplug);
         *self.armed() = Some(unplug);
