@@ -146,6 +146,7 @@ mod tests {
     #[test]
     fn a_dead_servers_socket_goes_and_a_living_ones_does_not() {
         let room = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(room.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
         let path = room.path().join("pf.sock");
         let listener = UnixListener::bind(&path).unwrap();
         assert!(take(room.path()).is_err());
