@@ -4,7 +4,7 @@
 //!
 //! Data flows one way: a [`scenario`] is [`run`], which emits typed [`event`]s; the [`oracle`] turns them into a
 //! verdict; [`report`] renders both. Imports go only downwards in this list:
-//! `cli`, `report`, `campaign`, `run`, `inject`, `oracle`, `guest`, `kernel`, `qemu`, `device`, `wire`, `scenario`,
+//! `cli`, `report`, `campaign`, `serve`, `run`, `inject`, `oracle`, `guest`, `kernel`, `qemu`, `device`, `wire`, `scenario`,
 //! `symbols`, `host`, `event`. Below all of them are `arch`, `exit` and `paths`.
 
 // They panic when nobody reads; `cli::say` does not.
@@ -26,5 +26,6 @@ pub mod qemu;
 pub mod report;
 pub mod run;
 pub mod scenario;
+pub mod serve;
 pub mod symbols;
 pub mod wire;

@@ -183,13 +183,7 @@ impl Bench {
     /// A bench for guests of `arch`. Finds the directories, and begins to show progress and to listen to signals: the first
     /// SIGINT or SIGTERM stops what is under way in good order, a second one ends the process.
     pub(super) fn new(arch: Arch) -> Result<Self, Failure> {
-        let stop: Stop = Arc::new(AtomicBool::new(false));
-        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-            let code = i32::from(crate::exit::ExitCode::Interrupted.code());
-            signal_hook::flag::register_conditional_shutdown(signal, code, stop.clone())
-                .and_then(|_| signal_hook::flag::register(signal, stop.clone()))
-                .map_err(Failure::Signals)?;
-        }
+        let stop = on_signals()?;
         let (data, cache) = (paths::data_dir()?, paths::cache_dir()?);
         let (events, received) = EventSink::new();
         let display = std::thread::spawn(move || {
@@ -392,6 +386,18 @@ impl Ready<'_> {
     pub(super) fn dir(&self) -> &Path {
         &self.dir
     }
+}
+
+/// Set by the first SIGINT or SIGTERM; a second one ends the process.
+pub(super) fn on_signals() -> Result<Stop, Failure> {
+    let stop: Stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        let code = i32::from(ExitCode::Interrupted.code());
+        signal_hook::flag::register_conditional_shutdown(signal, code, stop.clone())
+            .and_then(|_| signal_hook::flag::register(signal, stop.clone()))
+            .map_err(Failure::Signals)?;
+    }
+    Ok(stop)
 }
 
 /// The kernel of a list that has to be one. `asked` is for the message.

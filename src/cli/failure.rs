@@ -17,6 +17,7 @@ use crate::symbols::SymbolsError;
 
 use super::judge::JudgeError;
 use super::say;
+use super::serve::ServeError;
 
 /// Why a command ended early.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +35,9 @@ pub(super) enum Failure {
         /// Why its function cannot be one.
         why: String,
     },
+    /// A server.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
     /// A kernel.
     #[error(transparent)]
     Kernel(#[from] KernelError),
@@ -175,6 +179,7 @@ impl Failure {
         match self {
             Failure::Scenario(error) => error.exit(),
             Failure::Point { .. } => ExitCode::Usage,
+            Failure::Serve(error) => error.exit(),
             Failure::Kernel(error) => error.exit(),
             Failure::Host(error) => error.exit(),
             Failure::Provide(error) => error.exit(),
@@ -213,6 +218,7 @@ impl Failure {
             Failure::Point { kernel, .. } => Some(format!(
                 "`vfrace points --kernel {kernel}` lists the points that it has"
             )),
+            Failure::Serve(error) => error.hint(),
             Failure::Kernel(error) => error.hint(),
             Failure::Host(error) => error.hint(),
             Failure::Provide(error) => error.hint(),

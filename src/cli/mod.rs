@@ -5,6 +5,7 @@ mod bench;
 mod bisect;
 mod bisect_series;
 mod compare;
+mod ctl;
 mod doctor;
 mod explore;
 mod failure;
@@ -17,6 +18,8 @@ mod merge;
 mod points;
 mod run;
 mod say;
+mod serve;
+mod tap;
 mod trial;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -75,6 +78,15 @@ enum Command {
     ///
     /// A console alone can show a finding (exit code 1), but never that there is none to be found (125).
     Judge(judge::Args),
+    /// Serve the device for a QEMU that somebody else starts, and take orders meanwhile
+    ///
+    /// Prints the arguments that QEMU needs, says `ready`, and goes on until SIGINT, SIGTERM or `vfrace ctl stop`. QEMU may go
+    /// and come again. docs/serve.md has the protocol of the control socket.
+    Serve(serve::Args),
+    /// Say to a `vfrace serve` or `vfrace tap` what is to be done, and print its answer, a JSON object a line
+    Ctl(ctl::Args),
+    /// Stand between QEMU and somebody else's vhost-user back end: points at messages, and a trace of them
+    Tap(tap::Args),
     /// Build and list the kernels under test
     Kernel(kernel::KernelArgs),
     /// List where a teardown or an unplug can be stopped, and what of it a kernel has
@@ -126,6 +138,9 @@ pub fn main(args: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
         Command::BisectSeries(args) => bisect_series::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Judge(args) => judge::run(&args),
+        Command::Serve(args) => serve::run(&args),
+        Command::Ctl(args) => ctl::run(&args),
+        Command::Tap(args) => tap::run(&args),
         Command::Kernel(args) => bench::kernel(&args).unwrap_or_else(failure::Failure::tell),
         Command::Points(args) => bench::points(&args).unwrap_or_else(failure::Failure::tell),
         Command::Doctor(args) => bench::doctor(&args).unwrap_or_else(failure::Failure::tell),

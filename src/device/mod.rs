@@ -12,7 +12,9 @@ mod ring;
 mod session;
 mod switch;
 
+use std::collections::BTreeMap;
 use std::io;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -98,6 +100,8 @@ pub enum DeviceError {
 /// All functions of the device, ready for QEMU to connect.
 pub struct Backend {
     dir: PathBuf,
+    /// Sockets that were given, with their paths.
+    given: BTreeMap<FunctionId, PathBuf>,
     taps: Vec<Tap>,
     switch: Arc<Switch>,
     mailbox: Mailbox,
@@ -112,6 +116,18 @@ impl Backend {
     /// # Errors
     /// [`DeviceError`]; nothing is left behind then.
     pub fn start(config: BackendConfig) -> Result<Self, DeviceError> {
+        Self::start_on(config, BTreeMap::new())
+    }
+
+    /// The same with sockets that somebody else listens on already, with the path of each, for some of the functions or
+    /// all. They are not removed. Those of functions that there are not are closed.
+    ///
+    /// # Errors
+    /// As [`Backend::start`].
+    pub fn start_on(
+        config: BackendConfig,
+        mut listeners: BTreeMap<FunctionId, (UnixListener, PathBuf)>,
+    ) -> Result<Self, DeviceError> {
         let BackendConfig {
             socket_dir: dir,
             vfs,
@@ -135,6 +151,10 @@ impl Backend {
         // From here on dropping it undoes everything.
         let mut backend = Self {
             dir,
+            given: listeners
+                .iter()
+                .map(|(function, (_, path))| (*function, path.clone()))
+                .collect(),
             taps: Vec::new(),
             switch,
             mailbox,
@@ -153,6 +173,7 @@ impl Backend {
                     inner: backend.inner(function),
                     device,
                 },
+                listeners.remove(&function),
                 &events,
             )?;
         }
@@ -165,6 +186,7 @@ impl Backend {
                 inner: backend.inner(function),
                 device,
             },
+            listeners.remove(&function),
             &events,
         )?;
         Ok(backend)
@@ -174,23 +196,24 @@ impl Backend {
         &mut self,
         function: FunctionId,
         daemon: impl Daemon + 'static,
+        given: Option<(UnixListener, PathBuf)>,
         events: &EventSink,
     ) -> Result<(), DeviceError> {
-        let path = self.socket(function);
-        self.taps.push(Tap::start(
-            function,
-            &path,
-            Arc::new(daemon),
-            Arc::clone(&self.hook),
-            events.clone(),
-        )?);
+        let (daemon, hook, events) = (Arc::new(daemon), Arc::clone(&self.hook), events.clone());
+        self.taps.push(match given {
+            Some((listener, path)) => Tap::on(function, listener, &path, daemon, hook, events),
+            None => Tap::start(function, &self.socket(function), daemon, hook, events),
+        }?);
         Ok(())
     }
 
     /// The socket for QEMU's `-chardev socket,path=` of a function, `pf.sock`, `vf1.sock`, ..., `mailbox.sock` in the
     /// directory given. For a VF that was not asked for it does not exist.
     pub fn socket(&self, function: FunctionId) -> PathBuf {
-        self.dir.join(format!("{function}.sock"))
+        match self.given.get(&function) {
+            Some(path) => path.clone(),
+            None => self.dir.join(format!("{function}.sock")),
+        }
     }
 
     /// Where a function's daemon is reached while a connection is set up.

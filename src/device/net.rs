@@ -12,7 +12,7 @@ use std::time::Instant;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::VhostUserBackend;
 use virtio_bindings::virtio_config::{VIRTIO_F_SR_IOV, VIRTIO_F_VERSION_1};
-use virtio_bindings::virtio_net::VIRTIO_NET_F_MQ;
+use virtio_bindings::virtio_net::{VIRTIO_NET_F_MQ, VIRTIO_NET_F_MTU};
 use vm_memory::GuestAddressSpace;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{EventConsumer, EventNotifier};
@@ -46,6 +46,8 @@ impl NetDevice {
     pub(super) fn new(switch: Arc<Switch>, port: usize, queue_pairs: u16, is_pf: bool) -> Self {
         let mut features =
             VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() | 1 << VIRTIO_F_VERSION_1;
+        // QEMU shows the guest an MTU only if it was told one (host_mtu=, hw/net/virtio-net.c) and the back end agrees.
+        features |= 1 << VIRTIO_NET_F_MTU;
         if is_pf {
             features |= 1 << VIRTIO_F_SR_IOV;
         }

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What the guest's module is told about a schedule: its call points, with what is done there, and the unplug.
 
+use crate::arch::Arch;
 use crate::event::{FunctionId, Role, Target};
+use crate::guest::proto::CommandKind;
 use crate::qemu::machine::Places;
 use crate::scenario::{
     Actuator, At, CallPhase, LockName, Point, Schedule, Step, Unplug, Until, What,
@@ -105,6 +107,64 @@ impl Plan {
     }
 }
 
+/// What is done to a guest beside its plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Arming {
+    /// The guest reports every call that it knows of both tasks.
+    pub trace: bool,
+    /// The kernel's sleep of one second in sriov_disable() returns at once.
+    pub skip_sleep: bool,
+    /// Only the functions that the judge cannot do without are wrapped.
+    pub few_probes: bool,
+}
+
+/// A command for the guest's module, with what it is for in words.
+pub type Told = (CommandKind, String, &'static str);
+
+/// The commands that tell a guest with so many VFs its part of a schedule and arm it, in order. `number` is what the unplug will be called.
+pub fn arming(
+    schedule: &Schedule,
+    plan: &Plan,
+    unplug: Option<&Unplug>,
+    vfs: u16,
+    at: Places,
+    number: u32,
+    how: Arming,
+) -> Vec<Told> {
+    let mut told = vec![(CommandKind::Point, String::new(), "forgetting the points")];
+    let points = plan.commands().iter().cloned();
+    told.extend(points.map(|point| (CommandKind::Point, point, "setting a point")));
+    let mut words = Vec::new();
+    if let Some(unplug) = unplug {
+        let text = unplug_command(unplug, at, vfs, number);
+        told.push((CommandKind::Unplug, text, "preparing the unplug"));
+        if by_module(at.arch, unplug) {
+            words.push("unplug");
+            // Nothing that sleeps goes on while a message is held.
+            if schedule.points().any(Point::is_wire) {
+                words.push("spin");
+            }
+        }
+    }
+    let more = [
+        (how.trace, "trace"),
+        (how.skip_sleep, "nosleep"),
+        (how.few_probes, "few"),
+    ];
+    words.extend(more.into_iter().filter_map(|(on, word)| on.then_some(word)));
+    told.push((CommandKind::Arm, words.join(" "), "arming"));
+    told
+}
+
+/// Whether the module's own thread handles the unplug.
+pub fn by_module(arch: Arch, unplug: &Unplug) -> bool {
+    !unplug.by_zpci(arch)
+        && !matches!(
+            unplug.actuator,
+            Actuator::PciehpSurprise | Actuator::PciehpButton
+        )
+}
+
 /// `ID ROLE SUBJECT FUNCTION PHASE NTH UNTIL WHAT BOUND_US RETURN TEXT`
 fn line(
     id: u32,
@@ -176,7 +236,6 @@ pub fn unplug_command(unplug: &Unplug, at: Places, vfs: u16, number: u32) -> Str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::Arch;
     use crate::qemu::machine::places;
 
     fn plan(text: &str) -> Plan {

@@ -10,14 +10,14 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::arch::Arch;
-use crate::device::{Mailbox, MailboxError};
+use crate::device::{Mailbox, MailboxError, OnReport};
 use crate::event::{
     EventKind, EventSink, FunctionId, GuestRecord, HoldEnd, Observation, Role, Side, Target,
     WireMessage,
 };
 use crate::guest::observations::{Missed, Observations};
 use crate::guest::plan::Plan;
-use crate::guest::proto::{UnplugAction, encode_unplug};
+use crate::guest::proto::{UnplugAction, decode_report, encode_unplug};
 use crate::host::chain;
 use crate::qemu::slot::Slot;
 use crate::qemu::zpci::Zpci;
@@ -194,6 +194,24 @@ impl Injector {
         if let Some(unplug) = unplug {
             self.fire(&unplug);
         }
+    }
+
+    /// What takes the guest's reports for a back end: each becomes an event, an observation, and is looked at here.
+    pub fn on_report(self: &Arc<Self>) -> OnReport {
+        let me = Arc::clone(self);
+        Box::new(move |bytes| match decode_report(bytes) {
+            Ok(record) => {
+                me.events.emit(EventKind::Guest(record.clone()));
+                me.seen.push(record.clone());
+                me.on_record(&record);
+            }
+            Err(error) => log::warn!("a report of the guest does not decode: {error}"),
+        })
+    }
+
+    /// Whether something is armed.
+    pub fn is_armed(&self) -> bool {
+        self.is_armed.load(Ordering::Acquire)
     }
 
     /// Takes a record of the guest, in order, from the thread that reads them.

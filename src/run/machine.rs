@@ -13,11 +13,10 @@ use crate::event::{EventKind, EventSink, FunctionId, Phase};
 use crate::guest::control::Control;
 use crate::guest::initramfs::{self, Parts};
 use crate::guest::observations::Observations;
-use crate::guest::proto::decode_report;
 use crate::host::chain;
 use crate::inject::Injector;
 use crate::qemu::Endpoint;
-use crate::qemu::machine::Machine as Hardware;
+use crate::qemu::machine::{Boot, Machine as Hardware};
 use crate::qemu::process::{Process, describe, shell_line};
 use crate::qemu::qmp::Qmp;
 use crate::qemu::qtest::Qtest;
@@ -90,25 +89,13 @@ impl<'a> Machine<'a> {
             private_dir().map_err(|error| Cut::host(format!("no private directory: {error}")))?;
         let seen = Observations::default();
         let injector = Injector::new(events.clone(), seen.clone());
-        let on_report = {
-            let (events, seen) = (events.clone(), seen.clone());
-            let injector = injector.clone();
-            Box::new(move |bytes: &[u8]| match decode_report(bytes) {
-                Ok(record) => {
-                    events.emit(EventKind::Guest(record.clone()));
-                    seen.push(record.clone());
-                    injector.on_record(&record);
-                }
-                Err(error) => log::warn!("a report of the guest does not decode: {error}"),
-            })
-        };
         let backend = Backend::start(BackendConfig {
             socket_dir: private.path().to_path_buf(),
             vfs: config.scenario.vfs,
             queue_pairs: QUEUE_PAIRS,
             hook: injector.clone(),
             events: events.clone(),
-            on_report,
+            on_report: injector.on_report(),
         })
         .map_err(|error| Cut::host(chain(&error)))?;
         injector.connect(backend.mailbox());
@@ -136,9 +123,13 @@ impl<'a> Machine<'a> {
         let hardware = Hardware {
             arch,
             accel: config.accel,
-            kernel: &config.kernel.image,
-            initramfs: &initramfs,
-            console: &console,
+            boot: Some(Boot {
+                kernel: &config.kernel.image,
+                initramfs: &initramfs,
+            }),
+            console: Some(&console),
+            first_mac: None,
+            mtu: None,
             vfs: config.scenario.vfs,
             queue_pairs: QUEUE_PAIRS,
             no_reboot: true,

@@ -6,7 +6,7 @@
 
 mod machine;
 mod rounds;
-mod steps;
+pub(crate) mod steps;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};

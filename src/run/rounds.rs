@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use crate::event::{EventKind, EventSink, GuestRecord, Invariants, Observation, Phase, Role};
 use crate::guest::control::{ControlError, Sent};
 use crate::guest::observations::Missed;
-use crate::guest::plan::Plan;
+use crate::guest::plan::{Arming, Plan, arming};
 use crate::guest::proto::CommandKind;
 use crate::host::chain;
 use crate::qemu::machine::{Places, places};
-use crate::scenario::{At, Point, Schedule};
+use crate::scenario::{At, Schedule};
 
 use super::RunConfig;
 use super::machine::{Cut, Machine};
@@ -208,39 +208,23 @@ impl<'a> Course<'a> {
 
     /// Tells the guest its part of the schedule and arms it.
     fn plan(&mut self, schedule: &Schedule, plan: &Plan, trace: bool) -> Result<(), Cut> {
-        self.tell(CommandKind::Point, "", "forgetting the points")?;
-        for point in plan.commands() {
-            self.tell(CommandKind::Point, point, "setting a point")?;
+        let how = Arming {
+            trace,
+            skip_sleep: self.config.skip_sleep,
+            few_probes: self.config.few_probes,
+        };
+        let (unplug, vfs) = (
+            self.config.scenario.unplug.as_ref(),
+            self.config.scenario.vfs,
+        );
+        if let Some(text) = steps::surprise(self.config.scenario) {
+            self.shell(&text, "announcing what the platform takes away")?;
         }
-        let mut words = Vec::new();
-        if let Some(unplug) = &self.config.scenario.unplug {
-            let number = self.machine.injector.fired() + 1;
-            self.tell(
-                CommandKind::Unplug,
-                &steps::unplug(self.at, unplug, self.config.scenario.vfs, number),
-                "preparing the unplug",
-            )?;
-            if let Some(text) = steps::surprise(self.config.scenario) {
-                self.shell(&text, "announcing what the platform takes away")?;
-            }
-            if steps::by_module(self.at, unplug) {
-                words.push("unplug");
-                // Nothing that sleeps goes on while a message is held.
-                if schedule.points().any(Point::is_wire) {
-                    words.push("spin");
-                }
-            }
+        let number = self.machine.injector.fired() + 1;
+        for (kind, text, what) in arming(schedule, plan, unplug, vfs, self.at, number, how) {
+            self.tell(kind, &text, what)?;
         }
-        if trace {
-            words.push("trace");
-        }
-        if self.config.skip_sleep {
-            words.push("nosleep");
-        }
-        if self.config.few_probes {
-            words.push("few");
-        }
-        self.tell(CommandKind::Arm, &words.join(" "), "arming")
+        Ok(())
     }
 
     /// Fires the unplug and waits until it is where the teardown is to be started, or done.

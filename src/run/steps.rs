@@ -2,9 +2,8 @@
 //! What the guest's shell is told: bringing the device up, tearing it down, bringing it back.
 
 use crate::arch::Arch;
-use crate::guest::plan;
 use crate::qemu::machine::{Places, ccw};
-use crate::scenario::{Actuator, PfDriver, Scenario, Schedule, Teardown, Unplug};
+use crate::scenario::{Actuator, PfDriver, Scenario, Schedule, Teardown};
 
 const DRIVERS: &str = "/sys/bus/pci/drivers";
 /// The module's name, as a driver as well.
@@ -22,7 +21,7 @@ fn driver(scenario: &Scenario) -> &'static str {
 }
 
 /// The PF without a driver and without VFs: how every round begins.
-pub(super) fn unbind(at: Places, scenario: &Scenario) -> String {
+pub(crate) fn unbind(at: Places, scenario: &Scenario) -> String {
     let (pf, address) = (directory(at), at.pf);
     let unload = match scenario.driver {
         PfDriver::Virtio => String::new(),
@@ -33,7 +32,7 @@ pub(super) fn unbind(at: Places, scenario: &Scenario) -> String {
 
 /// The PF as the teardown leaves it, without VFs: what references are counted in before a round. `None`: as [`unbind`]
 /// leaves it.
-pub(super) fn as_afterwards(
+pub(crate) fn as_afterwards(
     at: Places,
     scenario: &Scenario,
     schedule: &Schedule,
@@ -52,7 +51,7 @@ pub(super) fn as_afterwards(
 }
 
 /// Whether a round that went well leaves the PF as [`unbind`] does, so that the next one need not begin with it.
-pub(super) fn ends_as_it_begins(scenario: &Scenario) -> bool {
+pub(crate) fn ends_as_it_begins(scenario: &Scenario) -> bool {
     let unbound = match scenario.teardown {
         // A module that was not removed is still loaded.
         Teardown::Unbind => matches!(scenario.driver, PfDriver::Virtio),
@@ -89,7 +88,7 @@ fn count_vfs(pf: &str, vfs: u16) -> String {
 }
 
 /// The driver bound and the VFs on, as far as the teardown begins with them. Comes after [`as_afterwards`].
-pub(super) fn bring_up(at: Places, scenario: &Scenario, schedule: &Schedule) -> String {
+pub(crate) fn bring_up(at: Places, scenario: &Scenario, schedule: &Schedule) -> String {
     let (pf, vfs, address) = (directory(at), scenario.vfs, at.pf);
     let mut steps = Vec::new();
     if as_afterwards(at, scenario, schedule).is_none() {
@@ -113,7 +112,7 @@ pub(super) fn bring_up(at: Places, scenario: &Scenario, schedule: &Schedule) -> 
 }
 
 /// The teardown. The task that does it says first that it is the one.
-pub(super) fn teardown(at: Places, scenario: &Scenario) -> String {
+pub(crate) fn teardown(at: Places, scenario: &Scenario) -> String {
     let (pf, vfs, driver) = (directory(at), scenario.vfs, driver(scenario));
     let (address, slot) = (at.pf, at.slot);
     let action = match scenario.teardown {
@@ -138,7 +137,7 @@ pub(super) fn teardown(at: Places, scenario: &Scenario) -> String {
 }
 
 /// Whether the slot has lost its card when the round is over, with the unplug `fired` or not.
-pub(super) fn empties_slot(scenario: &Scenario, fired: bool) -> bool {
+pub(crate) fn empties_slot(scenario: &Scenario, fired: bool) -> bool {
     scenario.teardown == Teardown::SlotPowerOff
         || scenario.unplug.is_some_and(|unplug| {
             fired
@@ -150,11 +149,11 @@ pub(super) fn empties_slot(scenario: &Scenario, fired: bool) -> bool {
 }
 
 /// Finds the PF again that a removal took out of the kernel, and waits for it.
-pub(super) const FIND_PF: &str = "echo 1 >/sys/bus/pci/rescan";
+pub(crate) const FIND_PF: &str = "echo 1 >/sys/bus/pci/rescan";
 
 /// Waits for the PF, for some seconds. Where an event of the platform brings it, until it has its driver: that comes later
 /// than the directory, and a round begins with the PF's being unbound.
-pub(super) fn wait_for_pf(at: Places) -> String {
+pub(crate) fn wait_for_pf(at: Places) -> String {
     let there = match at.arch {
         Arch::X86_64 => directory(at),
         Arch::S390x => format!("{}/driver", directory(at)),
@@ -165,7 +164,7 @@ pub(super) fn wait_for_pf(at: Places) -> String {
 }
 
 /// Waits, for some seconds, until the VFs that the platform has shown to the guest are the PF's, with their drivers.
-pub(super) fn wait_for_vfs(at: Places, scenario: &Scenario) -> String {
+pub(crate) fn wait_for_vfs(at: Places, scenario: &Scenario) -> String {
     let pf = directory(at);
     // They come one after the other: the last one has its driver last.
     let last = scenario.vfs.saturating_sub(1);
@@ -188,13 +187,8 @@ pub(super) fn wait_for_vfs(at: Places, scenario: &Scenario) -> String {
 }
 
 /// Whether the PF can have VFs (Linux Documentation/ABI/testing/sysfs-bus-pci, sriov_totalvfs).
-pub(super) fn is_sriov(at: Places) -> String {
+pub(crate) fn is_sriov(at: Places) -> String {
     format!("[ -e {}/sriov_totalvfs ]", directory(at))
-}
-
-/// The guest's command that says what the unplug does.
-pub(super) fn unplug(at: Places, unplug: &Unplug, vfs: u16, number: u32) -> String {
-    plan::unplug_command(unplug, at, vfs, number)
 }
 
 /// Tells vfrace_zpci, which plays that part of the platform, which functions are lost without being asked for. `None`: the
@@ -215,20 +209,12 @@ pub(super) fn surprise(scenario: &Scenario) -> Option<String> {
     ))
 }
 
-/// Whether the module's own thread handles the unplug.
-pub(super) fn by_module(at: Places, unplug: &Unplug) -> bool {
-    !unplug.by_zpci(at.arch)
-        && !matches!(
-            unplug.actuator,
-            Actuator::PciehpSurprise | Actuator::PciehpButton
-        )
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::guest::plan::by_module;
     use crate::qemu::machine::places;
 
     #[test]
@@ -278,8 +264,8 @@ mod tests {
             "{wait}"
         );
         let unplug = scenario.unplug.unwrap();
-        assert!(by_module(places(Arch::X86_64), &unplug));
-        assert!(!by_module(places(Arch::S390x), &unplug));
+        assert!(by_module(Arch::X86_64, &unplug));
+        assert!(!by_module(Arch::S390x, &unplug));
     }
 
     #[test]

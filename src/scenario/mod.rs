@@ -224,6 +224,14 @@ impl Unplug {
         one.into_iter().chain((1..=all).map(FunctionId::Vf))
     }
 
+    /// Whether its actuator takes its target; if not, what it takes, in words.
+    pub fn fits(&self) -> Result<(), &'static str> {
+        match self.actuator.takes(self.target) {
+            (_, true) => Ok(()),
+            (takes, false) => Err(takes),
+        }
+    }
+
     /// Whether the PF is gone when it has worked.
     pub fn removes_pf(&self) -> bool {
         match self.actuator {
@@ -243,6 +251,24 @@ impl Unplug {
 }
 
 impl Scenario {
+    /// The one of a device that is served without a scenario: its PF is unbound, and nothing is unplugged unless said.
+    pub fn of_a_device(vfs: u16) -> Self {
+        Self {
+            name: "none".to_owned(),
+            title: "a device that is served".to_owned(),
+            source: String::new(),
+            vfs,
+            rounds: 1,
+            teardown: Teardown::Unbind,
+            driver: PfDriver::Virtio,
+            unplug: None,
+            schedule: Schedule::undirected(false),
+            schedule_on: BTreeMap::new(),
+            only_on: Vec::new(),
+            wants: Vec::new(),
+        }
+    }
+
     /// Whether the PF is gone at the end of a round.
     pub fn removes_pf(&self) -> bool {
         self.teardown.removes_pf() || self.unplug.is_some_and(|unplug| unplug.removes_pf())

@@ -47,6 +47,12 @@ pub trait WireHook: Send + Sync {
 pub trait Daemon: Send + Sync {
     /// Sets a back end up for one connection: a stream to it, and what ends it.
     fn connect(&self) -> io::Result<(UnixStream, Box<dyn Session>)>;
+
+    /// Whether it refuses SET_VRING_ENABLE before the features are acknowledged, and closes the connection over it. The
+    /// tap keeps those back then. That is so of vhost-user-backend 0.24, and of no back end that QEMU itself brings.
+    fn refuses_early_enables(&self) -> bool {
+        true
+    }
 }
 
 /// The back end's half of one connection.
@@ -90,6 +96,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Tap {
     shared: Arc<Shared>,
     path: PathBuf,
+    /// The socket was made here, and goes with the tap.
+    is_own: bool,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -147,13 +155,35 @@ impl Tap {
         hook: Arc<dyn WireHook>,
         events: EventSink,
     ) -> Result<Self, TapError> {
-        let resources = |source: io::Error| TapError::Resources { function, source };
-        let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| resources(e.into()))?;
         let listener = UnixListener::bind(path).map_err(|source| TapError::Bind {
             path: path.into(),
             source,
         })?;
-        // From here on the socket exists, and dropping `tap` removes it.
+        let tap = Self::on(function, listener, path, daemon, hook, events);
+        tap.map(|mut tap| {
+            tap.is_own = true;
+            tap
+        })
+        .inspect_err(|_| {
+            // Nobody else knows of it yet.
+            let _ = std::fs::remove_file(path);
+        })
+    }
+
+    /// The same on a socket that somebody else listens on already, and removes. `path` is where it is.
+    ///
+    /// # Errors
+    /// [`TapError::Resources`].
+    pub fn on(
+        function: FunctionId,
+        listener: UnixListener,
+        path: &Path,
+        daemon: Arc<dyn Daemon>,
+        hook: Arc<dyn WireHook>,
+        events: EventSink,
+    ) -> Result<Self, TapError> {
+        let resources = |source: io::Error| TapError::Resources { function, source };
+        let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| resources(e.into()))?;
         let counters = || {
             (0..=names().count() + 1)
                 .map(|_| AtomicU32::new(0))
@@ -171,6 +201,7 @@ impl Tap {
         let mut tap = Self {
             shared: Arc::clone(&shared),
             path: path.into(),
+            is_own: false,
             thread: None,
         };
         listener.set_nonblocking(true).map_err(resources)?;
@@ -211,12 +242,18 @@ impl Tap {
         }
     }
 
+    fn remove_socket(&self) {
+        if self.is_own {
+            // Absent if somebody cleaned the directory up, which is as good.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+
     /// Waits for the relay's threads until `deadline` and removes the socket. False if they are still there, which a
     /// hook that does not return causes: they end when it does.
     pub fn join(&mut self, deadline: Instant) -> bool {
         self.announce_stop();
-        // Absent if somebody cleaned the directory up, which is as good.
-        let _ = std::fs::remove_file(&self.path);
+        self.remove_socket();
         let Some(thread) = self.thread.take() else {
             return true;
         };
@@ -241,7 +278,7 @@ impl Drop for Tap {
             self.shared.hook.on_stop();
             self.join(Instant::now() + Duration::from_secs(5));
         } else {
-            let _ = std::fs::remove_file(&self.path);
+            self.remove_socket();
         }
     }
 }
@@ -269,7 +306,7 @@ impl Shared {
             if self.stopping.load(Ordering::SeqCst) {
                 link.cut("stopped".into());
             }
-            self.relay(&link);
+            self.relay(&link, daemon.refuses_early_enables());
             *lock(&self.link) = None;
             let ended = session.end();
             let reason = lock(&link.reason).take().unwrap_or_default();
@@ -321,7 +358,7 @@ impl Shared {
         }
     }
 
-    fn relay(&self, link: &Link) {
+    fn relay(&self, link: &Link, keeps_early: bool) {
         thread::scope(|scope| {
             let answers = thread::Builder::new()
                 .name(format!("tap {} answers", self.function))
@@ -334,7 +371,7 @@ impl Shared {
             match answers {
                 Ok(_) => {
                     let _cut = CutOnPanic(link);
-                    let error = self.relay_requests(link);
+                    let error = self.relay_requests(link, keeps_early);
                     link.cut(describe(error, "QEMU closed it"));
                 }
                 Err(error) => link.cut(format!("no thread for its answers: {error}")),
@@ -342,8 +379,8 @@ impl Shared {
         });
     }
 
-    fn relay_requests(&self, link: &Link) -> StreamError {
-        let mut early = Early::default();
+    fn relay_requests(&self, link: &Link, keeps_early: bool) -> StreamError {
+        let mut early = keeps_early.then(Early::default);
         loop {
             let step =
                 read_frame(&link.qemu).and_then(|frame| self.request(link, &mut early, &frame));
@@ -353,11 +390,19 @@ impl Shared {
         }
     }
 
-    fn request(&self, link: &Link, early: &mut Early, frame: &Frame) -> Result<(), StreamError> {
+    fn request(
+        &self,
+        link: &Link,
+        early: &mut Option<Early>,
+        frame: &Frame,
+    ) -> Result<(), StreamError> {
         let header = frame.header;
         let payload = decode(&header, Side::Qemu, &frame.body, frame.fds.len())?;
         *lock(&link.asked) = (header.code, payload.vring());
-        let by_tap = early.keep(&header, &payload)?;
+        let by_tap = match early {
+            Some(early) => early.keep(&header, &payload)?,
+            None => false,
+        };
         self.announce(link, &header, &payload, frame.fds.len(), Side::Qemu, by_tap);
         if by_tap {
             if header.needs_reply() {
@@ -375,7 +420,8 @@ impl Shared {
             return Ok(());
         }
         write_frame(&link.daemon, &header, &frame.body, &frame.fds)?;
-        for (index, num) in early.passed(&header, &payload) {
+        let late = early.as_mut().map(|early| early.passed(&header, &payload));
+        for (index, num) in late.unwrap_or_default() {
             let body = Payload::State { index, num }.encode();
             // Without NEED_REPLY: QEMU has had its acknowledgement and would take another one for the answer to its
             // next request.

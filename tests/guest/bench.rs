@@ -15,7 +15,7 @@ use vfrace::guest::observations::Observations;
 use vfrace::guest::proto::{CommandKind, decode_report};
 use vfrace::inject::Injector;
 use vfrace::kernel::{BuiltKernel, Kernels};
-use vfrace::qemu::machine::{Machine, PF_ADDRESS};
+use vfrace::qemu::machine::{Boot, Machine, PF_ADDRESS};
 use vfrace::qemu::process::Process;
 use vfrace::qemu::provide::{provide, provide_busybox};
 use vfrace::qemu::qmp::Qmp;
@@ -142,9 +142,13 @@ impl Guest {
         let arguments = Machine {
             arch: bench.base.arch,
             accel: Accel::Tcg,
-            kernel: &bench.base.image,
-            initramfs: &initramfs,
-            console: &dir.path().join("console"),
+            boot: Some(Boot {
+                kernel: &bench.base.image,
+                initramfs: &initramfs,
+            }),
+            console: Some(&dir.path().join("console")),
+            first_mac: None,
+            mtu: None,
             vfs,
             queue_pairs,
             no_reboot: false,

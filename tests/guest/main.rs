@@ -13,4 +13,5 @@ mod mishaps;
 mod oracle;
 mod s390x;
 mod schedule;
+mod serve;
 mod slot;

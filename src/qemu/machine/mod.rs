@@ -56,22 +56,33 @@ pub struct Machine<'a> {
     pub arch: Arch,
     /// Accelerator.
     pub accel: Accel,
-    /// bzImage.
-    pub kernel: &'a Path,
-    /// cpio archive.
-    pub initramfs: &'a Path,
-    /// File that the serial console is written to.
-    pub console: &'a Path,
+    /// What is booted; `None`: the arguments say nothing about it.
+    pub boot: Option<Boot<'a>>,
+    /// File that the serial console is written to; `None`: it is QEMU's standard input and output.
+    pub console: Option<&'a Path>,
     /// Number of VFs, 1..=255; on s390x as many as [`MOST_VFS_S390X`](crate::scenario::MOST_VFS_S390X).
     pub vfs: u16,
     /// Queue pairs a function, at least 1.
     pub queue_pairs: u16,
+    /// Hardware address of the PF, the VFs' follow it; `None`: 52:54:00:76:00:00.
+    pub first_mac: Option<[u8; 6]>,
+    /// The MTU that the guest is told of.
+    pub mtu: Option<u16>,
     /// Exit instead of rebooting when the guest resets.
     pub no_reboot: bool,
     /// Where somebody listens for QMP: an [`Endpoint`](super::Endpoint) made before QEMU is started.
     pub qmp: Option<&'a Path>,
     /// The same for qtest.
     pub qtest: Option<&'a Path>,
+}
+
+/// A kernel and its root.
+#[derive(Clone, Copy, Debug)]
+pub struct Boot<'a> {
+    /// bzImage.
+    pub kernel: &'a Path,
+    /// cpio archive.
+    pub initramfs: &'a Path,
 }
 
 impl Machine<'_> {
@@ -104,7 +115,13 @@ impl Machine<'_> {
         if self.no_reboot {
             args.one("-no-reboot");
         }
-        args.two("-chardev", with_path("file,id=console,path=", self.console));
+        args.two(
+            "-chardev",
+            match self.console {
+                Some(path) => with_path("file,id=console,path=", path),
+                None => "stdio,id=console".into(),
+            },
+        );
     }
 
     /// The control connections. QEMU connects while it starts, and ends if nobody listens.
@@ -123,9 +140,28 @@ impl Machine<'_> {
 
     /// What is booted.
     fn system(&self, args: &mut Arguments, command_line: &str) {
-        args.two("-kernel", self.kernel);
-        args.two("-initrd", self.initramfs);
+        let Some(boot) = self.boot else { return };
+        args.two("-kernel", boot.kernel);
+        args.two("-initrd", boot.initramfs);
         args.two("-append", command_line);
+    }
+
+    /// Puts into the properties of a function's device what is not as always.
+    fn settle(&self, function: FunctionId, properties: &mut Vec<(&'static str, Value)>) {
+        let number = match function {
+            FunctionId::Vf(number) => number,
+            FunctionId::Pf | FunctionId::Bridge | FunctionId::Mailbox => 0,
+        };
+        if let Some(first) = self.first_mac {
+            let given = mac_after(first, number).into();
+            for (name, value) in properties.iter_mut().filter(|(name, _)| *name == "mac") {
+                log::debug!("{function}: {name} {given} instead of {value}");
+                *value = Value::clone(&given);
+            }
+        }
+        if let Some(mtu) = self.mtu {
+            properties.push(("host_mtu", mtu.into()));
+        }
     }
 
     /// The network back end of a function. It is there as long as the machine, its device may come and go.
@@ -154,9 +190,20 @@ pub fn device_id(function: FunctionId) -> String {
     function.to_string()
 }
 
+/// Hardware address of the PF where nothing else is said.
+pub const FIRST_MAC: [u8; 6] = [0x52, 0x54, 0x00, 0x76, 0x00, 0x00];
+
 /// The hardware address of the function with this number, 0 for the PF.
 fn mac(number: u16) -> String {
-    format!("52:54:00:76:{:02x}:{:02x}", number >> 8, number & 0xff)
+    mac_after(FIRST_MAC, number)
+}
+
+/// The hardware address `number` after the `first`. The last three bytes count, as the first three are the maker's.
+fn mac_after(first: [u8; 6], number: u16) -> String {
+    let [a, b, c, d, e, f] = first;
+    let last = u32::from_be_bytes([0, d, e, f]).wrapping_add(u32::from(number));
+    let [_, d, e, f] = last.to_be_bytes();
+    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
 }
 
 /// A property of a device as `-device` has it.
@@ -177,9 +224,13 @@ fn sample(arch: Arch, vfs: u16, queue_pairs: u16) -> Machine<'static> {
     Machine {
         arch,
         accel: Accel::Tcg,
-        kernel: Path::new("bzImage"),
-        initramfs: Path::new("initramfs"),
-        console: Path::new("console"),
+        boot: Some(Boot {
+            kernel: Path::new("bzImage"),
+            initramfs: Path::new("initramfs"),
+        }),
+        console: Some(Path::new("console")),
+        first_mac: None,
+        mtu: None,
         vfs,
         queue_pairs,
         no_reboot: true,

@@ -77,10 +77,9 @@ pub(super) fn arguments(
         .chain([FunctionId::Pf])
     {
         machine.network(&mut args, function, socket);
-        let properties: Vec<String> = properties(function, machine.queue_pairs)
-            .into_iter()
-            .map(option)
-            .collect();
+        let mut properties = properties(function, machine.queue_pairs);
+        machine.settle(function, &mut properties);
+        let properties: Vec<String> = properties.into_iter().map(option).collect();
         args.two("-device", properties.join(","));
     }
     args.two(
