@@ -32,6 +32,7 @@ fn a_run_in_every_format() {
     );
     let mail = said(&[RUN, "--format", "mail"]);
     assert!(mail.contains("no Tested-by"), "{mail}");
+    assert_eq!(said(&[RUN, "--mail"]), mail);
     let html = said(&[RUN, "--format", "html"]);
     for words in [
         "vf2 was removed TWICE: by teardown (init, pid 56) and by unplug handler (vfrace-unplug, pid 48)",

@@ -36,6 +36,9 @@ pub(super) struct Args {
     /// What is made
     #[arg(long, value_name = "HOW", default_value = "table")]
     format: Format,
+    /// The same as --format mail
+    #[arg(long, conflicts_with = "format")]
+    mail: bool,
     /// Writes it into this file instead of standard output
     #[arg(short, long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -66,8 +69,12 @@ pub(super) fn run(args: &Args) -> ExitCode {
 
 fn play(args: &Args) -> Result<ExitCode, Failure> {
     let book = book(&args.from)?;
+    let format = match args.mail {
+        true => Format::Mail,
+        false => args.format,
+    };
     let mut made = Vec::new();
-    match args.format {
+    match format {
         Format::Table => {
             let color = args.out.is_none() && Style::stdout().color;
             made.extend_from_slice(report::summary(&book, color).as_bytes());
