@@ -17,6 +17,8 @@ const TITLE: u32 = 18;
 const GAP: u32 = 8;
 /// Height of the axis.
 const AXIS: u32 = 22;
+/// Half of a label on it.
+const MARGIN: f64 = 34.0;
 /// Width of a character, on average and rather too much.
 const CHARACTER: f64 = 6.6;
 
@@ -39,7 +41,8 @@ pub(super) struct Drawing {
 #[derive(Serialize)]
 struct Tick {
     x: f64,
-    label: String,
+    /// None where it would leave the picture.
+    label: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -63,6 +66,8 @@ struct DrawnMark {
     w: f64,
     /// Where the label is, if there is room for it.
     text: Option<f64>,
+    /// The label ends there.
+    ends: bool,
     label: String,
     tip: String,
 }
@@ -154,9 +159,12 @@ fn marks(lane: &Lane, top: u32, x: &dyn Fn(i64) -> f64) -> Vec<DrawnMark> {
         .map(|m| Some((m.row, x(m.from))))
         .chain([None]);
     let next: Vec<Option<(u32, f64)>> = next.collect();
-    // What is taken of a row so far, by bars and labels.
-    let (mut row, mut used) = (None, 0.0f64);
+    // Up to where the row is taken, labels included.
+    let (mut row, mut used) = (0, 0.0);
     let drawn = sorted.iter().zip(next).map(|(mark, next)| {
+        if mark.row != row {
+            (row, used) = (mark.row, 0.0);
+        }
         let (from, to) = (x(mark.from), x(mark.to));
         let (from, to) = (
             from.clamp(-20.0, WIDTH + 20.0),
@@ -169,11 +177,6 @@ fn marks(lane: &Lane, top: u32, x: &dyn Fn(i64) -> f64) -> Vec<DrawnMark> {
             Some((row, x)) if row == mark.row => x.min(WIDTH),
             _ => WIDTH,
         };
-        if row != Some(mark.row) {
-            (row, used) = (Some(mark.row), 0.0);
-        }
-        let before = used;
-        used = used.max(right);
         let visible = right > 0.0 && left < WIDTH;
         let text = if mark.label.is_empty() || !visible {
             None
@@ -181,14 +184,16 @@ fn marks(lane: &Lane, top: u32, x: &dyn Fn(i64) -> f64) -> Vec<DrawnMark> {
             Some(left + 4.0)
         } else if free - right >= needed {
             Some(right + 4.0)
-        } else if left - before >= needed {
-            Some(left - needed + 4.0)
+        } else if left - used >= needed {
+            Some(left - 4.0)
         } else {
             None
         };
-        if let Some(at) = text {
-            used = used.max(at + needed - 4.0);
-        }
+        let ends = text.is_some_and(|at| at < left);
+        used = match text {
+            Some(at) if !ends => right.max(at + needed).max(used),
+            _ => right.max(used),
+        };
         let low = matches!(mark.kind, Kind::Answer);
         DrawnMark {
             kind: mark.kind,
@@ -204,6 +209,7 @@ fn marks(lane: &Lane, top: u32, x: &dyn Fn(i64) -> f64) -> Vec<DrawnMark> {
             x: short(from),
             w: short(width),
             text: text.map(short),
+            ends,
             label: mark.label.clone(),
             tip: mark.tip.clone(),
         }
@@ -236,7 +242,9 @@ fn ticks(shown: (i64, i64), x: &dyn Fn(i64) -> f64) -> Vec<Tick> {
     all.filter(|t| *t >= shown.0 && *t <= shown.1)
         .map(|t| Tick {
             x: short(x(t)),
-            label: format!("{:+.*} ms", digits, t as f64 / 1e6),
+            label: (MARGIN..=WIDTH - MARGIN)
+                .contains(&x(t))
+                .then(|| format!("{:+.*} ms", digits, t as f64 / 1e6)),
         })
         .collect()
 }

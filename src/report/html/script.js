@@ -3,8 +3,14 @@
 (() => {
   'use strict';
   const NS = 'http://www.w3.org/2000/svg';
-  const CHARACTER = 6.6;
   const LEAST = { request: 3, answer: 3, point: 6, finding: 6 };
+
+  // Width of a text, also of one that is not displayed.
+  const paper = document.createElement('canvas').getContext('2d');
+  function measure(text) {
+    paper.font = getComputedStyle(text).font;
+    return paper.measureText(text.textContent).width;
+  }
 
   // Round numbers on the axis, as many as there is room for.
   function ticks(svg, a, b, width, height) {
@@ -45,7 +51,7 @@
       const kind = g.classList[1];
       const row = g.parentNode.querySelector('.title').textContent + rect.getAttribute('y');
       return { g, rect, text, row, a: +g.dataset.a, b: +g.dataset.b, least: LEAST[kind] || 2,
-        tip: g.querySelector('title').textContent, needed: text ? text.textContent.length * CHARACTER + 8 : 0 };
+        tip: g.querySelector('title').textContent, needed: text ? measure(text) + 8 : 0 };
     });
 
     // As drawing.rs does it.
@@ -56,26 +62,25 @@
       const x = (t) => Math.min(Math.max((t - a) / (b - a) * width, -20), width + 20);
       let row = null, used = 0;
       marks.forEach((m, n) => {
+        if (m.row !== row) [row, used] = [m.row, 0];
         const left = x(m.a), wide = Math.max(x(m.b) - left, m.least);
         m.rect.setAttribute('x', left);
         m.rect.setAttribute('width', wide);
         const l = Math.max(left, 0), r = Math.min(left + wide, width);
         m.seen = m.b >= a && m.a <= b;
         m.g.classList.toggle('off', !m.seen);
-        if (row !== m.row) [row, used] = [m.row, 0];
-        const before = used;
-        used = Math.max(used, r);
-        if (!m.text) return;
         const next = marks[n + 1];
         const free = next && next.row === m.row ? x(next.a) : width;
-        let at = null;
-        if (r - l >= m.needed) at = l + 4;
-        else if (free - r >= m.needed) at = r + 4;
-        else if (l - before >= m.needed && r > 0) at = l - m.needed + 4;
-        m.text.classList.toggle('off', at === null);
-        if (at === null) return;
+        const at = r - l >= m.needed ? l + 4 : free - r >= m.needed ? r + 4
+          : l - used >= m.needed ? l - 4 : null;
+        const labelled = m.text && m.seen && at !== null;
+        const ends = labelled && at < l;
+        used = Math.max(used, r, labelled && !ends ? at + m.needed : 0);
+        if (!m.text) return;
+        m.text.classList.toggle('off', !labelled);
+        if (!labelled) return;
         m.text.setAttribute('x', at);
-        if (m.seen) used = Math.max(used, at + m.needed - 4);
+        m.text.setAttribute('text-anchor', ends ? 'end' : 'start');
       });
       ticks(svg, a, b, width, height);
       win.setAttribute('x', (a - from) / (to - from) * 1000);
