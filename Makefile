@@ -74,7 +74,7 @@ test-s390x: ## guests of s390x, not complete yet (docs/s390x.md), not a part of 
 test-report: setup ## reports in a browser, in the kernel's KTAP parser and in a JUnit parser
 	@images/setup.sh --report
 	@unset MAKEFLAGS MFLAGS MAKELEVEL; $(CARGO) run --quiet --locked -- kernel build base
-	@$(CARGO) test --locked --test report_consumers -- --ignored --test-threads=1
+	@$(CARGO) test --locked --test report_consumers --test report_browser -- --ignored --test-threads=1
 
 # VFRACE_BENCH_ROUNDS=20 make bench is a short one; docs/performance.md has the other variables.
 .PHONY: bench
