@@ -69,6 +69,13 @@ test-s390x: ## guests of s390x, not complete yet (docs/s390x.md), not a part of 
 	@unset MAKEFLAGS MFLAGS MAKELEVEL; $(CARGO) run --quiet --locked -- kernel build base --arch s390x
 	@unset MAKEFLAGS MFLAGS MAKELEVEL; $(CARGO) test --locked --test guest -- --ignored --test-threads=1 s390x::
 
+# What reports are read with; not a part of `make test`, since it needs a browser.
+.PHONY: test-report
+test-report: setup ## reports in a browser, in the kernel's KTAP parser and in a JUnit parser
+	@images/setup.sh --report
+	@unset MAKEFLAGS MFLAGS MAKELEVEL; $(CARGO) run --quiet --locked -- kernel build base
+	@$(CARGO) test --locked --test report_consumers --test report_browser -- --ignored --test-threads=1
+
 # VFRACE_BENCH_ROUNDS=20 make bench is a short one; docs/performance.md has the other variables.
 .PHONY: bench
 bench: setup ## how often the race is hit, directed and undirected, and where the time goes

@@ -6,6 +6,7 @@
 #   images/setup.sh           install; as root, or with sudo. Without either it prints the line to run and ends with 128.
 #   images/setup.sh --check   install nothing; print the missing packages, a line each; 1 if there are any
 #   images/setup.sh --arch s390x, --check --arch s390x   the same with what guests of that architecture need
+#   images/setup.sh --report, --check --report   the same with what `make test-report` needs
 #   images/setup.sh --rust    print the directory of a cargo and rustc that work; 128 if there is none
 #
 # Messages go to standard error, so that what --check and --rust print can be used.
@@ -15,6 +16,7 @@ set -euo pipefail
 readonly RUST_MAJOR=1 RUST_MINOR=85 INFRASTRUCTURE=128 USAGE=129
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 arch=x86_64
+extra=
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 
@@ -80,6 +82,7 @@ wanted() {
 	{
 		listed "$here/packages.debian"
 		[[ $arch == x86_64 ]] || listed "$here/packages.debian.$arch"
+		[[ -z $extra ]] || listed "$here/packages.debian.$extra"
 	} | missing
 	if ! rust_dir >/dev/null; then
 		local file
@@ -103,6 +106,8 @@ main() {
 				return "$USAGE"
 			fi
 			shift
+		elif [[ $1 == --report ]]; then
+			extra=report
 		else
 			words+=("$1")
 		fi

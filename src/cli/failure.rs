@@ -16,6 +16,7 @@ use crate::scenario::ScenarioError;
 use crate::symbols::SymbolsError;
 
 use super::judge::JudgeError;
+use super::report::ReportError;
 use super::say;
 use super::serve::ServeError;
 
@@ -94,6 +95,9 @@ pub(super) enum Failure {
     /// A console or recording that is to be judged.
     #[error(transparent)]
     Judge(#[from] JudgeError),
+    /// A recording that is to be reported.
+    #[error(transparent)]
+    Report(#[from] ReportError),
     /// The symbols that were named for it.
     #[error(transparent)]
     Symbols(#[from] SymbolsError),
@@ -185,6 +189,7 @@ impl Failure {
             Failure::Provide(error) => error.exit(),
             Failure::Accel(error) => error.exit(),
             Failure::Judge(error) => error.exit(),
+            Failure::Report(error) => error.exit(),
             Failure::Campaign(error) => error.exit(),
             Failure::Symbols(_)
             | Failure::Shard(_)
@@ -224,6 +229,7 @@ impl Failure {
             Failure::Provide(error) => error.hint(),
             Failure::Accel(error) => error.hint(),
             Failure::Judge(error) => error.hint(),
+            Failure::Report(error) => error.hint(),
             Failure::Bisection(error) => error.hint(),
             Failure::NoBisection(_) => Some(
                 "give the rate with --rate HITS/ROUNDS, or begin with `git bisect start BAD GOOD`"

@@ -16,6 +16,7 @@ mod kernels;
 mod matrix;
 mod merge;
 mod points;
+mod report;
 mod run;
 mod say;
 mod serve;
@@ -54,6 +55,10 @@ enum Command {
     Matrix(matrix::Args),
     /// Put the parts of a matrix together, or show the table of one that was run
     Merge(merge::Args),
+    /// Make a report from what was recorded: a page, KTAP, JUnit, JSON lines, text for a mail
+    ///
+    /// Reads recordings alone, old ones too; runs nothing. Ends with 0 when the report is written, whatever it says.
+    Report(report::Args),
     /// Search for a schedule that shows what a scenario looks for
     ///
     /// Needs no trigger point: two traces tell which there are. Then each side is stopped at one point after the other,
@@ -133,6 +138,7 @@ pub fn main(args: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Matrix(args) => matrix::run(&args),
         Command::Merge(args) => merge::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Explore(args) => explore::run(&args),
         Command::Bisect(args) => bisect::run(&args),
         Command::BisectSeries(args) => bisect_series::run(&args),

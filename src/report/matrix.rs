@@ -85,7 +85,7 @@ impl<'a> Row<'a> {
 }
 
 /// Rounds that showed the verdict, of all, and how sure that is: `200/200 (base 20/20; false-pass < 1e-9)`.
-fn rounds(outcome: &Outcome) -> String {
+pub(super) fn rounds(outcome: &Outcome) -> String {
     let tally = &outcome.tally;
     if tally.boots == 0 {
         return "-".to_owned();
@@ -152,7 +152,7 @@ fn plural(n: impl std::fmt::Display, word: &str) -> String {
 }
 
 /// How many came as expected, what it took, and with what.
-fn totals(table: &Table) -> String {
+pub(super) fn totals(table: &Table) -> String {
     let judged = table.outcomes.iter().filter(|o| o.expected.is_some());
     let (judged, good) = (
         judged.clone().count(),
@@ -202,7 +202,7 @@ fn effort(table: &Table) -> String {
 }
 
 /// What is missing, and what a stated error still takes.
-fn remarks(table: &Table) -> Vec<String> {
+pub(super) fn remarks(table: &Table) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(shard) = table.shard {
         lines.push(format!(
