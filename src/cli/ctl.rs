@@ -147,7 +147,9 @@ fn events(client: &mut Client, mut from: u64, follow: bool) -> Result<ExitCode, 
         client.ask(&Request::Events { from, follow })?;
         loop {
             match client.line() {
-                Ok(line) => say::out(format_args!("{line}\n")),
+                Ok(line) if say::out_if_read(format_args!("{line}\n")) => {}
+                // Nobody reads any more, as behind `| head -1`.
+                Ok(_) => return Ok(ExitCode::Good),
                 Err(ClientError::Closed) => return Ok(ExitCode::Good),
                 Err(error) => return Err(error),
             }

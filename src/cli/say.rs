@@ -11,6 +11,11 @@ pub(super) fn out(text: impl Display) {
     told(write!(stdout().lock(), "{text}"));
 }
 
+/// The same for what has no end: whether anybody still reads.
+pub(super) fn out_if_read(text: impl Display) -> bool {
+    told(write!(stdout().lock(), "{text}"))
+}
+
 /// Prints what need not be text, in the same way.
 pub(super) fn bytes<'a>(parts: impl IntoIterator<Item = &'a [u8]>) {
     let mut to = BufWriter::new(stdout().lock());
@@ -27,12 +32,15 @@ pub(super) fn err(text: impl Display) {
     let _ = write!(stderr().lock(), "{text}");
 }
 
-fn told(written: Result<()>) {
-    if let Err(error) = written.and_then(|()| stdout().flush())
+/// Whether it was written.
+fn told(written: Result<()>) -> bool {
+    let written = written.and_then(|()| stdout().flush());
+    if let Err(error) = &written
         && error.kind() != ErrorKind::BrokenPipe
     {
         err(format_args!(
             "error: cannot write to standard output: {error}\n"
         ));
     }
+    written.is_ok()
 }
