@@ -1,18 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What others make of the reports: the kernel's own KTAP parser, a JUnit parser, a browser. `make test-report` installs
+//! What others make of the reports: the kernel's own KTAP parser and a JUnit parser. `make test-report` installs
 //! them and runs these tests; a consumer that is missing is a failure here, never a silent pass.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
-#[path = "report/browser.rs"]
-mod browser;
 #[path = "report/made.rs"]
 mod made;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use browser::Browser;
 use made::{RUN, campaign, hostile_run, said};
 
 /// Debian's, which its packages are for; another may come first in PATH.
@@ -113,77 +110,4 @@ for suite in xml:
     std::fs::create_dir(&hostile).unwrap();
     hostile_run(&hostile);
     assert_eq!(read(&hostile), "1 1 0 1 1\n");
-}
-
-#[test]
-#[ignore = "needs chromium: make test-report"]
-fn the_page_can_be_zoomed_and_read_in_a_browser() {
-    let dir = tempfile::tempdir().unwrap();
-    let page = dir.path().join("report.html");
-    said(&[RUN, "--format", "html", "-o", page.to_str().unwrap()]);
-    for (width, height) in [(1280, 900), (390, 844)] {
-        let mut browser = Browser::open(&page, width, height);
-        assert_eq!(browser.complaints(), Vec::<String>::new(), "at {width}");
-        // The page is no wider than the window, and no control lies on another.
-        assert_eq!(
-            browser.eval("document.documentElement.scrollWidth <= innerWidth"),
-            true,
-            "at {width}"
-        );
-        let overlaps = "(() => {
-            const boxes = [...document.querySelectorAll('.bar button, .chip, figcaption, .read, svg.main, svg.mini, h1, .k')]
-                .map((e) => [e, e.getBoundingClientRect()]);
-            const bad = [];
-            for (const [a, r] of boxes) for (const [b, s] of boxes)
-                if (a !== b && !a.contains(b) && !b.contains(a) && r.left < s.right - 1 && s.left < r.right - 1
-                    && r.top < s.bottom - 1 && s.top < r.bottom - 1) bad.push(a.className + ' on ' + b.className);
-            return bad.join();
-        })()";
-        assert_eq!(browser.eval(overlaps), "", "at {width}");
-        // Nor does a label on another of the same row.
-        let labels = "(() => {
-            const boxes = [...document.querySelectorAll('svg.main text:not(.off)')].filter((t) => !t.closest('.off'))
-                .map((t) => [t.textContent, t.getBoundingClientRect()]);
-            const bad = [];
-            boxes.forEach(([a, r], i) => boxes.slice(i + 1).forEach(([b, s]) => {
-                if (r.left < s.right - 2 && s.left < r.right - 2 && r.top < s.bottom - 4 && s.top < r.bottom - 4)
-                    bad.push(a + ' on ' + b);
-            }));
-            return bad.join();
-        })()";
-        assert_eq!(browser.eval(labels), "", "at {width}");
-        assert_eq!(
-            browser.eval(
-                "document.querySelector('figcaption').textContent.includes('vf2 was removed TWICE')"
-            ),
-            true
-        );
-        // Pointing at a mark names it.
-        let twice = "document.querySelector('g.m.twice rect')";
-        browser.point_at(twice);
-        assert_eq!(
-            browser.eval("document.querySelector('.read').textContent.startsWith('vf2 is removed by two tasks at once')"),
-            true,
-            "at {width}"
-        );
-        // Zooming in shows half as much, by key as by button; `f` brings back what was there.
-        let wide = "1000 / document.querySelector('rect.win').getAttribute('width')";
-        let before = browser.eval(wide).as_f64().unwrap();
-        browser.eval("document.querySelector('svg.main').focus()");
-        browser.key("+");
-        let zoomed = browser.eval(wide).as_f64().unwrap();
-        assert!(zoomed > before * 1.8, "{before} {zoomed}");
-        browser.key("f");
-        assert!((browser.eval(wide).as_f64().unwrap() - before).abs() < 0.01);
-        browser.eval("document.querySelector('.bar button').click()");
-        assert!(browser.eval(wide).as_f64().unwrap() > before * 1.8);
-        browser.key("0");
-        assert!(browser.eval(wide).as_f64().unwrap() < before);
-        browser.key("n");
-        assert_eq!(
-            browser.eval("document.querySelectorAll('g.m.on').length"),
-            1
-        );
-        assert_eq!(browser.complaints(), Vec::<String>::new(), "at {width}");
-    }
 }

@@ -259,3 +259,45 @@ fn who_follows_events_goes_when_nobody_reads() {
     assert_eq!(follower.end().code(), Some(0));
     bench.end(rustix::process::Signal::TERM);
 }
+
+/// A tap that was killed leaves its sockets; the next one takes their place, and nobody else may connect.
+#[test]
+fn a_dead_taps_sockets_are_replaced_and_a_living_ones_are_not() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let tap = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vfrace"));
+        command
+            .arg("tap")
+            .arg("--backend")
+            .arg(path("nobody"))
+            .arg("--socket")
+            .arg(path("mine"));
+        command
+    };
+    let ready = || {
+        let mut child = tap().stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.map(Result::unwrap).any(|line| line == "ready"));
+        child
+    };
+    let mut first = ready();
+    let refused = tap().output().unwrap();
+    assert_eq!(refused.status.code(), Some(129), "{refused:?}");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("in use"), "{said}");
+    first.kill().unwrap();
+    first.wait().unwrap();
+    assert!(path("mine").exists());
+    let second = Running(ready());
+    for name in ["mine", "mine.control"] {
+        let mode = std::fs::metadata(path(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{name}: {mode:o}");
+    }
+    second.signal(rustix::process::Signal::TERM);
+    let mut second = second;
+    assert!(second.end().success());
+    assert!(!path("mine").exists() && !path("mine.control").exists());
+}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `vfrace serve`: the back end for a QEMU that somebody else starts.
 
-mod place;
+pub(super) mod place;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -41,6 +41,9 @@ use super::failure::Failure;
 use super::guest::GuestOption;
 use super::say;
 use place::Place;
+
+/// Reports of the guest that are kept. A round with 3 VFs has some hundreds.
+const REPORTS: usize = 100_000;
 
 /// What `serve` and `tap` have in common.
 #[derive(Clone, Debug, clap::Args)]
@@ -95,6 +98,14 @@ pub(super) struct Args {
 /// Why nothing is served.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ServeError {
+    /// A socket of QEMU's.
+    #[error("the socket cannot be {path}: {why}")]
+    Socket {
+        /// It.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
     /// The directory of the sockets.
     #[error("the sockets cannot be in {path}: {why}")]
     Place {
@@ -143,7 +154,8 @@ impl ServeError {
     /// The exit code.
     pub(super) fn exit(&self) -> ExitCode {
         match self {
-            ServeError::Place { .. }
+            ServeError::Socket { .. }
+            | ServeError::Place { .. }
             | ServeError::TooManyVfs { .. }
             | ServeError::OnlyX86
             | ServeError::Handed(_)
@@ -155,6 +167,7 @@ impl ServeError {
     /// What to do about it.
     pub(super) fn hint(&self) -> Option<String> {
         match self {
+            ServeError::Socket { .. } => Some("end the other one, or name another path".to_owned()),
             ServeError::Place { hint, .. } => Some((*hint).to_owned()),
             ServeError::Client(ClientError::Refused(refusal)) if !refusal.hint.is_empty() => {
                 Some(refusal.hint.clone())
@@ -226,7 +239,10 @@ fn serve(args: &Args) -> Result<ExitCode, Failure> {
             .chain(vfs)
             .chain([FunctionId::Mailbox])
     };
-    let mut place = Place::take(&args.socket_dir, functions())?;
+    let mut place = Place::take(&args.socket_dir)?;
+    if !args.print_qemu_args {
+        place.clear(functions())?;
+    }
     let (booted, stop) = match &args.kernel {
         Some(kernel) => boot(args, kernel, &mut place)?,
         None => (None, on_signals()?),
@@ -270,7 +286,7 @@ fn serve(args: &Args) -> Result<ExitCode, Failure> {
     }
     let (events, received) = EventSink::new();
     let journal = journal(&args.served, received)?;
-    let seen = Observations::default();
+    let seen = Observations::last(REPORTS);
     let injector = Injector::new(events.clone(), seen.clone());
     let backend = Backend::start_on(
         BackendConfig {

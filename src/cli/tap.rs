@@ -4,6 +4,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use rustix::fs::Mode;
+use rustix::process::umask;
+
 use crate::event::{EventSink, FunctionId};
 use crate::exit::ExitCode;
 use crate::guest::observations::Observations;
@@ -14,6 +17,7 @@ use crate::wire::Tap;
 
 use super::bench::on_signals;
 use super::failure::Failure;
+use super::serve::place::clear;
 use super::serve::{ServeError, Served, journal, until_stopped};
 
 /// Arguments of `vfrace tap`.
@@ -22,7 +26,7 @@ pub(super) struct Args {
     /// The socket that the back end listens on
     #[arg(long, value_name = "PATH")]
     backend: PathBuf,
-    /// The socket that is made for QEMU; it must not exist
+    /// The socket that is made for QEMU, which has to run as the same user; a dead one is replaced
     #[arg(long, value_name = "PATH")]
     socket: PathBuf,
     /// The control socket [default: that of --socket with .control behind it]
@@ -57,23 +61,32 @@ fn tap(args: &Args) -> Result<ExitCode, Failure> {
     let behind = Arc::new(Foreign {
         path: args.backend.clone(),
     });
+    let control = args.control.clone().unwrap_or_else(|| {
+        let mut path = args.socket.clone().into_os_string();
+        path.push(".control");
+        path.into()
+    });
+    for path in [&args.socket, &control] {
+        clear(path).map_err(|why| ServeError::Socket {
+            path: path.clone(),
+            why,
+        })?;
+    }
+    // Whoever connects is taken for QEMU: nobody but this user may.
+    let before = umask(Mode::RWXG | Mode::RWXO);
     let tap = Tap::start(
         args.name,
         &args.socket,
         behind,
         injector.clone(),
         events.clone(),
-    )
-    .map_err(ServeError::from)?;
+    );
+    umask(before);
+    let tap = tap.map_err(ServeError::from)?;
     let vfs = match args.name {
         FunctionId::Vf(number) => number,
         _ => 0,
     };
-    let control = args.control.clone().unwrap_or_else(|| {
-        let mut path = args.socket.clone().into_os_string();
-        path.push(".control");
-        path.into()
-    });
     let text = if args.served.json {
         let told = serde_json::json!({ "socket": args.socket, "control": control });
         format!("{told}\n")

@@ -6,9 +6,31 @@ use std::time::{Duration, Instant};
 
 use crate::event::GuestRecord;
 
-/// All records of a run, shared by the mailbox (which adds), the run and the holds (which wait). Cheap to clone.
+/// All records of a run, or the last ones of a server, shared by the mailbox (which adds), the run and the holds (which
+/// wait). Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Observations(Arc<(Mutex<Vec<GuestRecord>>, Condvar)>);
+pub struct Observations(Arc<(Mutex<Records>, Condvar)>);
+
+#[derive(Debug, Default)]
+struct Records {
+    /// Those before were dropped.
+    dropped: usize,
+    kept: Vec<GuestRecord>,
+    /// Twice as many are never kept.
+    most: Option<usize>,
+}
+
+impl Records {
+    fn len(&self) -> usize {
+        self.dropped.saturating_add(self.kept.len())
+    }
+
+    /// Those from the number `from` on that are still there.
+    fn from(&self, from: usize) -> &[GuestRecord] {
+        let at = from.saturating_sub(self.dropped);
+        self.kept.get(at..).unwrap_or_default()
+    }
+}
 
 /// Why a wait ended without what was waited for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,20 +42,36 @@ pub enum Missed<E> {
 }
 
 impl Observations {
-    fn lock(&self) -> MutexGuard<'_, Vec<GuestRecord>> {
-        // A panic of another thread while it pushed leaves a complete vector.
+    /// The last `most` are kept, and up to as many before them: for a guest that nobody ends.
+    pub fn last(most: usize) -> Self {
+        let records = Records {
+            most: Some(most),
+            ..Records::default()
+        };
+        Self(Arc::new((Mutex::new(records), Condvar::new())))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Records> {
+        // A panic of another thread while it pushed leaves complete records.
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds a record and wakes everybody who waits.
     pub fn push(&self, record: GuestRecord) {
-        self.lock().push(record);
+        let mut records = self.lock();
+        if let Some(most) = records.most.filter(|most| records.kept.len() >= 2 * most) {
+            let gone = records.kept.len() - most;
+            records.kept.drain(..gone);
+            records.dropped += gone;
+        }
+        records.kept.push(record);
+        drop(records);
         self.0.1.notify_all();
     }
 
     /// Whether there is a record from `from` on that is like that.
     pub fn any(&self, from: usize, is: impl FnMut(&GuestRecord) -> bool) -> bool {
-        self.lock().get(from..).unwrap_or_default().iter().any(is)
+        self.lock().from(from).iter().any(is)
     }
 
     /// Number of records so far: a place to wait from.
@@ -60,7 +98,7 @@ impl Observations {
         let mut next = from;
         let mut records = self.lock();
         loop {
-            for record in records.get(next..).unwrap_or_default() {
+            for record in records.from(next) {
                 if let Some(found) = find(record) {
                     return Ok(found);
                 }
@@ -98,6 +136,23 @@ mod tests {
             cpu: 0,
             comm: String::new(),
             what: Observation::AgentReady,
+        }
+    }
+
+    #[test]
+    fn of_a_server_the_last_ones_are_kept_and_marks_stay_good() {
+        let seen = Observations::last(10);
+        for number in 0..25 {
+            seen.push(record(number));
+        }
+        let mark = seen.mark();
+        assert_eq!(mark, 25);
+        assert!(seen.lock().kept.len() <= 20);
+        let is = |wanted| move |record: &GuestRecord| record.number == wanted;
+        assert!(!seen.any(0, is(3)) && seen.any(0, is(15)) && seen.any(24, is(24)));
+        for number in 25..100 {
+            seen.push(record(number));
+            assert!(seen.any(mark, is(number)) && !seen.any(seen.mark(), is(number)));
         }
     }
 

@@ -121,7 +121,8 @@ pub struct Arming {
 /// A command for the guest's module, with what it is for in words.
 pub type Told = (CommandKind, String, &'static str);
 
-/// The commands that tell a guest with so many VFs its part of a schedule and arm it, in order. `number` is what the unplug will be called.
+/// The commands that tell a guest with so many VFs its part of a schedule and arm it, in order. `number` is what the unplug
+/// will be called.
 pub fn arming(
     schedule: &Schedule,
     plan: &Plan,

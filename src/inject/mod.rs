@@ -209,11 +209,6 @@ impl Injector {
         })
     }
 
-    /// Whether something is armed.
-    pub fn is_armed(&self) -> bool {
-        self.is_armed.load(Ordering::Acquire)
-    }
-
     /// Takes a record of the guest, in order, from the thread that reads them.
     pub fn on_record(&self, record: &GuestRecord) {
         if !self.is_armed.load(Ordering::Acquire) {

@@ -256,7 +256,7 @@ impl Desk {
                     "`{}` needs a connection to QEMU, which this server has not",
                     actuator.name()
                 ),
-                "unplug it over the QEMU's own monitor (device_del), or use another actuator",
+                "unplug it over QEMU's own monitor (device_del), or use another actuator",
             ));
         }
         Ok(unplug)
@@ -342,6 +342,8 @@ impl Desk {
             )),
             None => {
                 let guest = self.guest()?;
+                // One that came to nothing before is not about this.
+                let _ = self.config.injector.failure();
                 let nothing = Schedule {
                     first: Role::Teardown,
                     steps: Vec::new(),
@@ -392,9 +394,12 @@ impl Desk {
         let guest = self.guest()?;
         let (mark, before) = (self.config.seen.mark(), self.config.injector.fired());
         let text = steps::teardown(guest.at, &self.config.scenario);
-        let (status, output) = guest.tell(CommandKind::Exec, &text, "the teardown", TASK)?;
-        let unplug = self.fired_is_done(mark, before)?;
-        self.let_go(Some(&guest))?;
+        let torn_down = guest.tell(CommandKind::Exec, &text, "the teardown", TASK);
+        let done = torn_down.and_then(|told| Ok((told, self.fired_is_done(mark, before)?)));
+        // A point that was armed is for this teardown, however it went.
+        let let_go = self.let_go(Some(&guest));
+        let ((status, output), unplug) = done?;
+        let_go?;
         Ok(json!({ "status": status, "output": output, "unplug": unplug }))
     }
 

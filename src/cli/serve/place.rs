@@ -18,18 +18,10 @@ pub(in crate::cli) struct Place {
 }
 
 impl Place {
-    /// Makes it, or looks whether it may be used. Sockets of `functions` on which nobody listens are removed: a server
-    /// that was killed left them.
-    pub(in crate::cli) fn take(
-        dir: &Path,
-        functions: impl Iterator<Item = FunctionId>,
-    ) -> Result<Self, ServeError> {
-        let refused = |why: String, hint| ServeError::Place {
-            path: dir.to_path_buf(),
-            why,
-            hint,
-        };
-        let other = "name another directory with --socket-dir";
+    /// Makes it, or looks whether it may be used.
+    pub(in crate::cli) fn take(dir: &Path) -> Result<Self, ServeError> {
+        let refused = |why: String, hint| refused(dir, why, hint);
+        let other = OTHER;
         let absolute = std::path::absolute(dir).map_err(|e| refused(e.to_string(), other))?;
         if absolute.to_string_lossy().contains([',', '\n']) {
             let why = "its path has a comma or a line's end, which QEMU's options cannot have";
@@ -55,24 +47,23 @@ impl Place {
                 "chmod 700, or name one that does not exist",
             ));
         }
+        Ok(place)
+    }
+
+    /// Makes room for the sockets of `functions` and the control socket. Those on which nobody listens are removed: a
+    /// server that was killed left them.
+    pub(in crate::cli) fn clear(
+        &self,
+        functions: impl Iterator<Item = FunctionId>,
+    ) -> Result<(), ServeError> {
         let sockets = functions.map(|function| format!("{function}.sock"));
         for name in sockets.chain(["control.sock".to_owned()]) {
-            let path = place.file(&name);
-            match std::fs::symlink_metadata(&path) {
-                Err(_) => {}
-                Ok(file) if file.file_type().is_socket() && is_deserted(&path) => {
-                    std::fs::remove_file(&path)
-                        .map_err(|error| refused(error.to_string(), other))?;
-                }
-                Ok(_) => {
-                    return Err(refused(
-                        format!("{name} is there and in use, or is no socket"),
-                        "end the other server, or name another directory",
-                    ));
-                }
-            }
+            clear(&self.file(&name)).map_err(|why| {
+                let hint = "end the other server, or name another directory";
+                refused(&self.dir, format!("{name}: {why}"), hint)
+            })?;
         }
-        Ok(place)
+        Ok(())
     }
 
     /// The directory, absolute.
@@ -110,8 +101,26 @@ impl Drop for Place {
     }
 }
 
-fn is_deserted(path: &Path) -> bool {
-    matches!(UnixStream::connect(path), Err(error) if error.kind() == io::ErrorKind::ConnectionRefused)
+const OTHER: &str = "name another directory with --socket-dir";
+
+fn refused(dir: &Path, why: String, hint: &'static str) -> ServeError {
+    ServeError::Place {
+        path: dir.to_path_buf(),
+        why,
+        hint,
+    }
+}
+
+/// Removes a socket on which nobody listens. In words why there is no room for one at this place.
+pub(in crate::cli) fn clear(path: &Path) -> Result<(), String> {
+    let is_deserted = || matches!(UnixStream::connect(path), Err(error) if error.kind() == io::ErrorKind::ConnectionRefused);
+    match std::fs::symlink_metadata(path) {
+        Err(_) => Ok(()),
+        Ok(file) if file.file_type().is_socket() && is_deserted() => {
+            std::fs::remove_file(path).map_err(|error| error.to_string())
+        }
+        Ok(_) => Err("it is there and in use, or is no socket".to_owned()),
+    }
 }
 
 #[cfg(test)]
@@ -121,7 +130,9 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     fn take(dir: &Path) -> Result<Place, ServeError> {
-        Place::take(dir, [FunctionId::Pf].into_iter())
+        let place = Place::take(dir)?;
+        place.clear([FunctionId::Pf].into_iter())?;
+        Ok(place)
     }
 
     #[test]
@@ -150,6 +161,8 @@ mod tests {
         let path = room.path().join("pf.sock");
         let listener = UnixListener::bind(&path).unwrap();
         assert!(take(room.path()).is_err());
+        // Who makes no sockets may look at it.
+        assert!(Place::take(room.path()).is_ok() && path.exists());
         drop(listener);
         take(room.path()).unwrap();
         assert!(!path.exists());

@@ -457,30 +457,6 @@ fn a_module_that_fails_in_a_round_is_no_pass() {
 }
 
 #[test]
-fn a_module_that_fails_before_a_round_is_no_pass_in_that_round() {
-    let failed = || Observation::Failed {
-        text: "pci_stop_dev is not there".into(),
-    };
-    let mut tape = Tape::booted("base");
-    tape.guest(1, failed());
-    tape.quiet(1);
-    tape.quiet(1);
-    tape.finish();
-    let judgement = of(&tape, "unbind-alone", 2);
-    assert_eq!(judgement.verdict, Verdict::Inconclusive);
-    let told_so =
-        "cannot tell: before round 1: the guest's module failed: pci_stop_dev is not there";
-    assert!(
-        judgement.evidence.iter().any(|e| e == told_so),
-        "{judgement:?}"
-    );
-    let alone = scenario("unbind-alone", 2);
-    let round = |n| told(&tape.judge_round(&alone, n));
-    assert!(round(1).contains(told_so), "{}", round(1));
-    assert!(!round(2).contains("module failed"), "{}", round(2));
-}
-
-#[test]
 fn a_removal_by_another_way_than_the_lookup_does_not_count() {
     let mut tape = Tape::booted("base");
     tape.quiet_with(|tape, at_end| {
