@@ -169,6 +169,7 @@ impl Setup {
             skip_sleep: way.skip_sleep,
             repair: true,
             few_probes: way.few_probes,
+            no_shim: false,
             stop: self.stop.clone(),
         }
     }

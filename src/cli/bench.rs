@@ -61,6 +61,10 @@ pub(super) struct Options {
     /// evidence
     #[arg(long)]
     pub(super) few_probes: bool,
+    /// s390x: do not load the module that tells the guest's kernel which function is a VF of which PF, for a QEMU that
+    /// says so by itself
+    #[arg(long)]
+    pub(super) no_shim: bool,
 }
 
 /// The scenarios below `data` with their titles, one a line.
@@ -177,6 +181,7 @@ pub(super) struct Ready<'a> {
     skip_sleep: bool,
     repair: bool,
     few_probes: bool,
+    no_shim: bool,
 }
 
 impl Bench {
@@ -242,6 +247,9 @@ impl Bench {
         options: &Options,
         unbuilt: impl Fn(&KernelError) -> Option<String>,
     ) -> Result<Ready<'_>, Failure> {
+        if options.no_shim && self.arch != Arch::S390x {
+            return Err(Failure::NoShim(self.arch));
+        }
         // A name that does not exist is told before anything is fetched.
         let kernels = self.kernels();
         let manifest = kernels.manifest()?;
@@ -293,6 +301,7 @@ impl Bench {
             skip_sleep: options.skip_sleep,
             repair: options.repair,
             few_probes: options.few_probes,
+            no_shim: options.no_shim,
         })
     }
 
@@ -373,6 +382,7 @@ impl Ready<'_> {
             skip_sleep: self.skip_sleep,
             repair: self.repair,
             few_probes: self.few_probes,
+            no_shim: self.no_shim,
             stop: self.bench.stop.clone(),
         }
     }

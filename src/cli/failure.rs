@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use crate::arch::Arch;
 use crate::campaign::CampaignError;
 use crate::campaign::bisection::BisectionError;
 use crate::exit::ExitCode;
@@ -150,6 +151,9 @@ pub(super) enum Failure {
     /// More kernels, or fewer, than can be compared.
     #[error("two kernels can be compared, and these are {}: {}", .0.len(), listed(.0))]
     NotTwo(Vec<KernelName>),
+    /// A guest of another architecture than s390x needs no shim.
+    #[error("--no-shim is for guests of s390x, and these are of {0}")]
+    NoShim(Arch),
     /// Signal handlers.
     #[error("cannot listen to signals")]
     Signals(#[source] std::io::Error),
@@ -203,6 +207,7 @@ impl Failure {
             | Failure::NoBisection(_)
             | Failure::NotTwo(_)
             | Failure::SeveralSeries
+            | Failure::NoShim(_)
             | Failure::NoEnd { .. }
             | Failure::NoReference { .. }
             | Failure::ReferenceDoesNotBuild { .. } => ExitCode::Usage,
@@ -241,6 +246,7 @@ impl Failure {
             Failure::NoEnd { .. } => {
                 Some("give the rate with --rate HITS/ROUNDS, or --boots instead of --error".to_owned())
             }
+            Failure::NoShim(_) => Some("leave it out, or add --arch s390x".to_owned()),
             Failure::NotTwo(_) => Some(
                 "name two, or one that --commit is given twice for, e.g. `vfrace compare base v7`"
                     .to_owned(),

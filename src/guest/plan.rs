@@ -4,7 +4,7 @@
 use crate::arch::Arch;
 use crate::event::{FunctionId, Role, Target};
 use crate::guest::proto::CommandKind;
-use crate::qemu::machine::Places;
+use crate::qemu::machine::{Places, ccw};
 use crate::scenario::{
     Actuator, At, CallPhase, LockName, Point, Schedule, Step, Unplug, Until, What,
 };
@@ -214,8 +214,10 @@ pub fn unplug_command(unplug: &Unplug, at: Places, vfs: u16, number: u32) -> Str
     }
     let devices = "/sys/bus/pci/devices";
     let address = match unplug.target {
-        Target::Function(FunctionId::Bridge) => bridge,
-        _ => pf,
+        Target::Function(FunctionId::Bridge) => bridge.to_owned(),
+        // On s390x only: elsewhere no file of a VF's is written to.
+        Target::Function(FunctionId::Vf(number)) => ccw::vf_address(number),
+        _ => pf.to_owned(),
     };
     let target = unplug.target.function().map_or(ANY, index);
     match unplug.actuator {
@@ -377,6 +379,10 @@ mod tests {
         assert_eq!(
             told(Actuator::SysfsRemove, pf),
             "write /sys/bus/pci/devices/1000:00:00.0/remove 1"
+        );
+        assert_eq!(
+            told(Actuator::SysfsRemove, FunctionId::Vf(9)),
+            "write /sys/bus/pci/devices/1000:00:01.1/remove 1"
         );
     }
 }

@@ -105,7 +105,10 @@ impl<'a> Machine<'a> {
             busybox: config.busybox,
             init: config.init,
             module: &config.kernel.module,
-            boot_modules: &config.kernel.boot_modules,
+            boot_modules: match config.no_shim {
+                true => &[],
+                false => &config.kernel.boot_modules,
+            },
             pf_module: &config.kernel.module.with_file_name(crate::kernel::PF_FILE),
         };
         initramfs::write(&initramfs, parts).map_err(|error| Cut::host(chain(&error)))?;

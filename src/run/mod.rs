@@ -55,9 +55,14 @@ pub struct RunConfig<'a> {
     pub repair: bool,
     /// The guest's module wraps only the functions that the judge cannot do without and those of the schedule.
     pub few_probes: bool,
+    /// s390x: the module vfrace_zpci is not loaded.
+    pub no_shim: bool,
     /// Ends the run early.
     pub stop: Stop,
 }
+
+/// The name of that, in what a recording says was done to the guest.
+pub const NO_SHIM: &str = "no-shim";
 
 impl RunConfig<'_> {
     fn console_file(&self) -> PathBuf {
@@ -70,6 +75,7 @@ impl RunConfig<'_> {
             (self.skip_sleep, "skip-sleep"),
             (self.repair, "repair"),
             (self.few_probes, FEW_PROBES),
+            (self.no_shim, NO_SHIM),
         ];
         all.iter()
             .filter(|(on, _)| *on)

@@ -50,6 +50,13 @@ fn late(who: &str, limit: Duration) -> String {
     format!("{who} did not come back in {:.0} s", limit.as_secs_f64())
 }
 
+fn failed(what: &str, status: i32, output: &str) -> Cut {
+    Cut::guest(format!(
+        "{what} failed with status {status}: {}",
+        output.trim()
+    ))
+}
+
 /// A booted guest and what is done with it.
 pub(super) struct Course<'a> {
     config: Arc<RunConfig<'a>>,
@@ -60,6 +67,8 @@ pub(super) struct Course<'a> {
     slowness: f64,
     /// The last round left the PF as a round begins, and nothing was done to it since it was measured.
     untouched: bool,
+    /// The PF was plugged in, and has no driver yet.
+    unbound: bool,
 }
 
 impl<'a> Course<'a> {
@@ -71,6 +80,7 @@ impl<'a> Course<'a> {
             config,
             slowness: 1.0,
             untouched: false,
+            unbound: false,
         };
         course.wait_for_init()?;
         Ok(course)
@@ -120,26 +130,50 @@ impl<'a> Course<'a> {
         self.slowness = (began.elapsed().as_secs_f64() / USUAL_BOOT.as_secs_f64()).max(1.0);
         self.machine.find_slot()?;
         if self.machine.plugs_functions() {
-            self.machine.plug_pf(self.limit(COMMAND))?;
-            self.shell(&steps::wait_for_pf(self.at), "waiting for the PF")?;
-            self.must_be_sriov()?;
+            self.plug_pf(COMMAND)?;
         }
         self.tell(CommandKind::Pf, self.at.pf, "the address of the PF")?;
         self.tell(CommandKind::Cost, "", "measuring what a call costs")
     }
 
-    /// Whether the guest's kernel sees an SR-IOV device, which on s390x it does by the module vfrace_zpci only.
-    fn must_be_sriov(&mut self) -> Result<(), Cut> {
-        let sent = self.send(CommandKind::Exec, &steps::is_sriov(self.at))?;
+    /// Plugs the PF in. The guest's kernel must see an SR-IOV device, which on s390x it does by the module vfrace_zpci only.
+    fn plug_pf(&mut self, limit: Duration) -> Result<(), Cut> {
+        let what = "waiting for the PF";
+        self.shell(steps::LEAVE_UNBOUND, "keeping the PF from being bound")?;
+        self.machine.plug_pf(self.limit(limit))?;
+        let sent = self.send(CommandKind::Exec, &steps::find_plugged_pf(self.at))?;
         let limit = self.limit(COMMAND);
         match self.done(sent, limit) {
-            Ok((0, _)) => Ok(()),
-            Ok(_) => Err(Cut::host(
-                "the PF has no SR-IOV capability and its VFs would be isolated functions: vfrace_zpci is not at work in the guest",
-            )),
+            Ok((0, _)) => {
+                self.unbound = true;
+                Ok(())
+            }
+            Ok((steps::NO_SRIOV, _)) => Err(self.without_shim()?),
+            Ok((status, output)) => Err(failed(what, status, &output)),
             Err(Missed::Stopped(cut)) => Err(cut),
-            Err(Missed::Late) => Err(self.stuck(&late("looking at the PF", limit), false, None)),
+            Err(Missed::Late) => Err(self.stuck(&late(what, limit), false, None)),
         }
+    }
+
+    /// Shows the guest the VFs all the same, and says what they are to it.
+    fn without_shim(&mut self) -> Result<Cut, Cut> {
+        let limit = self.limit(COMMAND);
+        self.machine.enable_vfs(limit)?;
+        let text = steps::isolated_vfs(self.config.scenario.vfs);
+        let sent = self.send(CommandKind::Exec, &text)?;
+        let isolated = match self.done(sent, limit) {
+            Ok((_, output)) => output,
+            Err(Missed::Stopped(cut)) => return Err(cut),
+            Err(Missed::Late) => String::new(),
+        };
+        let isolated: Vec<&str> = isolated.lines().map(str::trim).collect();
+        let isolated = match isolated.join(", ") {
+            none if none.is_empty() => "none of its VFs came".to_owned(),
+            some => format!("its VFs are isolated functions ({some}, without physfn)"),
+        };
+        Ok(Cut::host(format!(
+            "the PF has no SR-IOV capability and {isolated}: vfrace_zpci is not at work in the guest, and QEMU does not say whose VF a function is"
+        )))
     }
 
     /// One round. Its schedule may be another one than the scenario's.
@@ -154,7 +188,9 @@ impl<'a> Course<'a> {
             // A sample that was taken then counts: see the module.
             self.measure("before", "=before")?
         } else {
-            self.shell(&steps::unbind(self.at, scenario), "unbinding the PF")?;
+            if !std::mem::take(&mut self.unbound) {
+                self.shell(&steps::unbind(self.at, scenario), "unbinding the PF")?;
+            }
             if let Some(text) = steps::as_afterwards(self.at, scenario, schedule) {
                 self.shell(&text, "binding the PF")?;
             }
@@ -268,7 +304,7 @@ impl<'a> Course<'a> {
         if steps::empties_slot(scenario, fired) {
             self.machine.plug_back(self.limit(TASK))?;
         } else if self.machine.is_pf_unplugged() {
-            self.machine.plug_pf(self.limit(TASK))?;
+            return self.plug_pf(TASK);
         } else {
             self.shell(steps::FIND_PF, "finding the PF again")?;
         }
@@ -308,12 +344,7 @@ impl<'a> Course<'a> {
             Ok((0, _)) => {}
             // An error that the schedule brought about.
             Ok(_) if schedule.steps.iter().any(|step| step.returns.is_some()) => {}
-            Ok((status, output)) => {
-                return Err(Cut::guest(format!(
-                    "the teardown failed with status {status}: {}",
-                    output.trim()
-                )));
-            }
+            Ok((status, output)) => return Err(failed("the teardown", status, &output)),
             Err(Missed::Stopped(Halt::Cut(cut))) => return Err(cut),
             Err(Missed::Stopped(Halt::Circle)) => return Err(self.circle(round)),
             Err(Missed::Late) => {
@@ -478,10 +509,7 @@ impl<'a> Course<'a> {
         let limit = self.limit(limit);
         match self.done(sent, limit) {
             Ok((0, _)) => Ok(()),
-            Ok((status, output)) => Err(Cut::guest(format!(
-                "{what} failed with status {status}: {}",
-                output.trim()
-            ))),
+            Ok((status, output)) => Err(failed(what, status, &output)),
             Err(Missed::Stopped(cut)) => Err(cut),
             Err(Missed::Late) => Err(self.stuck(&late(what, limit), false, None)),
         }

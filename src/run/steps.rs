@@ -2,6 +2,7 @@
 //! What the guest's shell is told: bringing the device up, tearing it down, bringing it back.
 
 use crate::arch::Arch;
+use crate::event::FunctionId;
 use crate::qemu::machine::{Places, ccw};
 use crate::scenario::{Actuator, PfDriver, Scenario, Schedule, Teardown};
 
@@ -69,12 +70,24 @@ pub(crate) fn ends_as_it_begins(scenario: &Scenario) -> bool {
 
 fn bind(at: Places, scenario: &Scenario) -> String {
     let (pf, address) = (directory(at), at.pf);
+    let by_platform = at.arch == Arch::S390x;
     match scenario.driver {
+        // One that the platform has just plugged in may not be ready for a moment yet (pci_dev_allow_binding()). If it is
+        // bound by then, references were counted too early.
+        PfDriver::Virtio if by_platform => format!(
+            "{{ b=not-yet; n=0; while [ $b = not-yet ]; do if echo {address} >{DRIVERS}/virtio-pci/bind; then b=bound; \
+             elif [ -e {pf}/driver ] || [ $n -ge 50 ]; then b=failed; else {PAUSE}; fi; done; \
+             [ $b = bound ] && {BIND_AGAIN}; }}"
+        ),
         PfDriver::Virtio => format!("echo {address} >{DRIVERS}/virtio-pci/bind"),
         // A device that is meant for the module is bound when the module comes.
         PfDriver::Module { remove_ms } => {
+            let before = match by_platform {
+                true => format!("{BIND_AGAIN} && "),
+                false => String::new(),
+            };
             format!(
-                "echo {MODULE} >{pf}/driver_override && insmod /{MODULE}.ko remove_ms={remove_ms} && [ -e {pf}/driver ]"
+                "{before}echo {MODULE} >{pf}/driver_override && insmod /{MODULE}.ko remove_ms={remove_ms} && [ -e {pf}/driver ]"
             )
         }
     }
@@ -151,44 +164,68 @@ pub(crate) fn empties_slot(scenario: &Scenario, fired: bool) -> bool {
 /// Finds the PF again that a removal took out of the kernel, and waits for it.
 pub(crate) const FIND_PF: &str = "echo 1 >/sys/bus/pci/rescan";
 
-/// Waits for the PF, for some seconds. Where an event of the platform brings it, until it has its driver: that comes later
-/// than the directory, and a round begins with the PF's being unbound.
+/// Lets a tenth of a second go by. Nothing is ever written to the console; the shell waits by itself, where a program would
+/// cost the guest as much again.
+const PAUSE: &str = "read -r -t 0.1 nothing </dev/console; n=$((n + 1))";
+
+/// Waits for the PF, for some seconds.
 pub(crate) fn wait_for_pf(at: Places) -> String {
-    let there = match at.arch {
-        Arch::X86_64 => directory(at),
-        Arch::S390x => format!("{}/driver", directory(at)),
-    };
+    let pf = directory(at);
+    format!("n=0; until [ -e {pf} ] || [ $n -ge 100 ]; do {PAUSE}; done; [ -e {pf} ]")
+}
+
+/// Waits for the device_lock of a function that is there, and does nothing else if it has a driver, or if it is not enabled
+/// (drivers/pci/pci-sysfs.c, enable_store()). Who probes has that lock (drivers/base/dd.c, __device_attach()).
+fn wait_for_lock(function: &str) -> String {
+    format!("{{ echo 0 >{function}/enable || true; }} 2>/dev/null")
+}
+
+/// Where the platform plugs the PF in: comes before that. A round begins with a PF that has no driver.
+pub(crate) const LEAVE_UNBOUND: &str = "echo 0 >/sys/bus/pci/drivers_autoprobe";
+/// Takes that back.
+const BIND_AGAIN: &str = "echo 1 >/sys/bus/pci/drivers_autoprobe";
+
+/// Status of [`find_plugged_pf`] if the PF cannot have VFs.
+pub(crate) const NO_SRIOV: i32 = 3;
+
+/// Comes after that: waits until the PF is there as [`unbind`] leaves it, and looks whether it can have VFs (Linux
+/// Documentation/ABI/testing/sysfs-bus-pci, sriov_totalvfs). A kernel whose
+/// pci_bus_add_device() calls device_attach() (6.12) binds it in spite of [`LEAVE_UNBOUND`].
+pub(crate) fn find_plugged_pf(at: Places) -> String {
+    let (pf, wait) = (directory(at), wait_for_pf(at));
+    let lock = wait_for_lock(&pf);
+    let address = at.pf;
     format!(
-        "n=0; while [ ! -e {there} ] && [ $n -lt 100 ]; do usleep 100000; n=$((n + 1)); done; [ -e {there} ]"
+        "{wait} && {{ {lock}; [ ! -e {pf}/driver ] || echo {address} >{pf}/driver/unbind; }} && \
+         {{ [ -e {pf}/sriov_totalvfs ] || (exit {NO_SRIOV}); }}"
     )
 }
 
-/// Waits, for some seconds, until the VFs that the platform has shown to the guest are the PF's, with their drivers.
+/// Waits, for some seconds, until the VFs that the platform has shown to the guest are the PF's, with their drivers: a
+/// driver's link comes before its .probe(), and the place in its list behind that (really_probe() and driver_bound() in
+/// drivers/base/dd.c).
 pub(crate) fn wait_for_vfs(at: Places, scenario: &Scenario) -> String {
     let pf = directory(at);
-    // They come one after the other: the last one has its driver last.
-    let last = scenario.vfs.saturating_sub(1);
-    let up = format!(
-        "{} && [ -e {pf}/virtfn{last}/driver ]",
-        count_vfs(&pf, scenario.vfs)
-    );
-    // Its link comes before .probe(), and its place in the driver's list behind it (really_probe() and driver_bound() in
-    // drivers/base/dd.c). This waits for the VF's device_lock, which is held meanwhile, and does nothing else.
-    let address = format!(
-        "{}{:02x}.{}",
-        at.pf.trim_end_matches("00.0"),
-        scenario.vfs >> 3,
-        scenario.vfs & 7
-    );
-    let bound = format!("echo {address} >/sys/bus/pci/drivers_probe");
-    format!(
-        "n=0; until {up} || [ $n -ge 100 ]; do usleep 100000; n=$((n + 1)); done; {up} && {bound}"
-    )
+    // They come one after the other.
+    let last = format!("{pf}/virtfn{}", scenario.vfs.saturating_sub(1));
+    let there = format!("{} && [ -e {last}/driver ]", count_vfs(&pf, scenario.vfs));
+    let lock = wait_for_lock(&last);
+    format!("n=0; until {there} || [ $n -ge 100 ]; do {PAUSE}; done; {there} && {lock}")
 }
 
-/// Whether the PF can have VFs (Linux Documentation/ABI/testing/sysfs-bus-pci, sriov_totalvfs).
-pub(crate) fn is_sriov(at: Places) -> String {
-    format!("[ -e {}/sriov_totalvfs ]", directory(at))
+/// Prints of each VF that was plugged in where it is in a guest whose kernel does not know whose it is: the first function
+/// of the domain that its UID names (Linux arch/s390/pci/pci_bus.c, zpci_bus_get_by_topo()).
+pub(crate) fn isolated_vfs(vfs: u16) -> String {
+    let list: Vec<String> = (1..=vfs)
+        .map(FunctionId::Vf)
+        .filter_map(|vf| Some(format!("{vf}={:04x}:00:00.0", ccw::uid(vf)?)))
+        .collect();
+    let list = list.join(" ");
+    format!(
+        "n=0; for vf in {list}; do d=/sys/bus/pci/devices/${{vf#*=}}; \
+         until [ -e $d ] || [ $n -ge 100 ]; do {PAUSE}; done; \
+         [ -e $d ] && [ ! -e $d/physfn ] && echo ${{vf%=*}} is ${{vf#*=}}; done; true"
+    )
 }
 
 /// Tells vfrace_zpci, which plays that part of the platform, which functions are lost without being asked for. `None`: the
@@ -252,17 +289,12 @@ mod tests {
         let scenario = crate::scenario::load("unbind-vs-vf-unplug", &dir, &[]).unwrap();
         let up = |arch| bring_up(places(arch), &scenario, &scenario.schedule);
         let pf = "/sys/bus/pci/devices/1000:00:00.0";
-        assert_eq!(
-            up(Arch::S390x),
-            format!("echo 1000:00:00.0 >{DRIVERS}/virtio-pci/bind && echo 3 >{pf}/sriov_numvfs")
-        );
+        let said = up(Arch::S390x);
+        assert!(said.contains(&format!("echo 1000:00:00.0 >{DRIVERS}/virtio-pci/bind")));
+        assert!(said.ends_with(&format!("; }} && echo 3 >{pf}/sriov_numvfs")));
         assert!(up(Arch::X86_64).contains("virtfn*"));
         let wait = wait_for_vfs(places(Arch::S390x), &scenario);
         assert!(wait.contains("virtfn2/driver"), "{wait}");
-        assert!(
-            wait.ends_with("&& echo 1000:00:00.3 >/sys/bus/pci/drivers_probe"),
-            "{wait}"
-        );
         let unplug = scenario.unplug.unwrap();
         assert!(by_module(Arch::X86_64, &unplug));
         assert!(!by_module(Arch::S390x, &unplug));

@@ -71,6 +71,11 @@ fn lacks_on_x86_64(scenario: &Scenario) -> Option<String> {
     if unplug.actuator == Actuator::PlatformSurprise {
         return Some("no platform takes a single function away without asking".to_owned());
     }
+    if unplug.actuator == Actuator::SysfsRemove
+        && matches!(unplug.target, Target::Function(FunctionId::Vf(_)))
+    {
+        return Some("a VF has no file `remove`".to_owned());
+    }
     // The guest's module plays the platform, one event a round.
     (unplug.target == Target::Vfs)
         .then(|| "no platform unplugs several VFs in one burst".to_owned())
@@ -165,6 +170,7 @@ mod tests {
             ("unbind-vs-vf-loss", "without asking"),
             ("unbind-vs-pf-loss", "without asking"),
             ("unbind-vs-vfs-burst", "one burst"),
+            ("unbind-vs-vf-remove", "no file `remove`"),
         ] {
             scenario(name).fits(Arch::S390x).unwrap();
             let error = scenario(name).fits(Arch::X86_64).unwrap_err().to_string();

@@ -145,7 +145,9 @@ pub enum Actuator {
     PciehpSurprise,
     /// The slot's attention button is pressed; pciehp removes the card five seconds later. Target: the slot.
     PciehpButton,
-    /// A guest task writes to the target's sysfs `remove` file. Target: the PF or the bridge (VFs have no such file).
+    /// A guest task writes to the target's sysfs `remove` file. Target: the PF or the bridge; on s390x a VF as well. VFs have
+    /// no such file elsewhere (drivers/pci/pci-sysfs.c, pci_dev_hp_attrs_are_visible()); on s390x a function is made known
+    /// as a VF after its files were made (arch/s390/pci/pci.c, pcibios_bus_add_device()).
     SysfsRemove,
     /// A guest task rescans all buses (/sys/bus/pci/rescan). Target: the PF, whose bus is meant.
     SysfsRescan,
@@ -194,8 +196,8 @@ impl Actuator {
                 ("the slot", target == Target::Slot)
             }
             Actuator::SysfsRemove => (
-                "the pf or the bridge; VFs have no such file",
-                matches!(target, Target::Function(Pf | Bridge)),
+                "the pf, the bridge, or a VF on s390x",
+                matches!(target, Target::Function(Pf | Bridge | Vf(_))),
             ),
             Actuator::SysfsRescan | Actuator::SysfsNumvfs | Actuator::SysfsUnbind => {
                 ("the pf", target == Target::Function(Pf))

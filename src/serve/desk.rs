@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::arch::Arch;
 use crate::device::Backend;
 use crate::event::{EventKind, EventSink, FunctionId, Observation, Role, Target};
 use crate::guest::control::Control;
@@ -242,6 +243,15 @@ impl Desk {
                 ));
             }
         };
+        if actuator == Actuator::SysfsRemove
+            && at.arch == Arch::X86_64
+            && matches!(asked.target, Target::Function(FunctionId::Vf(_)))
+        {
+            return Err(usage(
+                "a VF has no file `remove` in a guest of x86_64",
+                "it takes the pf or the bridge",
+            ));
+        }
         if actuator == Actuator::PlatformSurprise || asked.target == Target::Vfs {
             return Err(usage(
                 "bursts and functions that are lost are events of zPCI, which QEMU sends",

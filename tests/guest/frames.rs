@@ -6,11 +6,11 @@ use vfrace::event::FunctionId;
 use crate::bench::{Guest, PF};
 
 /// Puts the interface of a function into a network namespace of its own, with an address.
-fn give_address(guest: &mut Guest, function: &str, number: u8) {
+fn give_address(guest: &mut Guest, pf: &str, function: &str, number: u8) {
     let place = match function {
-        "pf" => format!("/sys/bus/pci/devices/{PF}"),
+        "pf" => format!("/sys/bus/pci/devices/{pf}"),
         vf => format!(
-            "/sys/bus/pci/devices/{PF}/virtfn{}",
+            "/sys/bus/pci/devices/{pf}/virtfn{}",
             vf[2..].parse::<u16>().unwrap() - 1
         ),
     };
@@ -34,8 +34,13 @@ fn ping(guest: &mut Guest, from: &str, to: u8) {
 /// Makes two VFs and sends frames from the PF and from one of them to another.
 pub fn ping_all(guest: &mut Guest) {
     guest.shell(&format!("echo 2 >/sys/bus/pci/devices/{PF}/sriov_numvfs"));
+    ping_those_that_are(guest, PF);
+}
+
+/// Sends frames from the PF at this address, and from one of its two VFs to the other.
+pub fn ping_those_that_are(guest: &mut Guest, pf: &str) {
     for (number, function) in (1..).zip(["pf", "vf1", "vf2"]) {
-        give_address(guest, function, number);
+        give_address(guest, pf, function, number);
     }
     ping(guest, "pf", 2);
     ping(guest, "vf1", 3);

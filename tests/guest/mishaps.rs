@@ -160,6 +160,7 @@ fn a_guest_that_does_not_come_up_is_a_boot_failure() {
         skip_sleep: false,
         repair: false,
         few_probes: false,
+        no_shim: false,
         scenario: &scenario,
         kernel: &kernel,
         qemu: &bench.qemu,

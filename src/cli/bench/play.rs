@@ -10,7 +10,7 @@ use crate::host::machine;
 use crate::kernel::{BuiltKernel, Functions, Presence};
 use crate::oracle::FEW_PROBES;
 use crate::report::{Recorder, terminal};
-use crate::run::{Listener, RunError, RunResult, run};
+use crate::run::{Listener, NO_SHIM, RunError, RunResult, run};
 use crate::scenario::{Scenario, What};
 
 /// How much a campaign runs.
@@ -56,6 +56,7 @@ impl Ready<'_> {
             (self.skip_sleep, "skip-sleep"),
             (self.repair, "repair"),
             (self.few_probes, FEW_PROBES),
+            (self.no_shim, NO_SHIM),
         ];
         let asked = Asked {
             cells: cells.iter().map(CellAsked::of).collect(),

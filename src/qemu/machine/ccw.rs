@@ -88,6 +88,22 @@ pub fn fid(function: FunctionId, vfs: u16) -> Option<u32> {
     Some(FID | u32::from(number & 0xff) << 8 | u32::from(place & 0xff))
 }
 
+/// UID of a function of the card; `None` for what is no function of it.
+pub fn uid(function: FunctionId) -> Option<u32> {
+    match function {
+        FunctionId::Pf => Some(UID),
+        FunctionId::Vf(number) => Some(UID + u32::from(number)),
+        FunctionId::Bridge | FunctionId::Mailbox => None,
+    }
+}
+
+/// Address in the guest of a VF that its kernel knows for one of the PF's: device and function number are those of the
+/// routing id, which is the VF's number.
+pub fn vf_address(number: u16) -> String {
+    let domain = PF_ADDRESS.trim_end_matches("00.0");
+    format!("{domain}{:02x}.{}", number >> 3, number & 7)
+}
+
 /// What QMP's `device_add` (qapi/qdev.json) is given to plug a function in, in this order. `vfs` and `queue_pairs` must be
 /// the machine's. `None` for what is no function of the card. The second one takes the first with it when it is unplugged.
 pub fn plugs(function: FunctionId, vfs: u16, queue_pairs: u16) -> Option<[Value; 2]> {
@@ -99,7 +115,7 @@ pub fn plugs(function: FunctionId, vfs: u16, queue_pairs: u16) -> Option<[Value;
         "driver": "zpci",
         "id": zpci_id(function),
         "target": device_id(function),
-        "uid": UID + u32::from(number),
+        "uid": uid(function)?,
         "fid": fid(function, vfs)?,
     });
     let mut net = json!({
@@ -140,6 +156,7 @@ mod tests {
              -device sclpconsole,chardev=console -chardev socket,id=qmp,path=s/qmp -mon chardev=qmp,mode=control \
              -kernel bzImage -initrd initramfs \
              -append console=ttysclp0 loglevel=5 oops=panic panic=-1 rcupdate.rcu_expedited=1 \
+             initcall_blacklist=slab_late_init,slab_sysfs_init,param_sysfs_builtin_init \
              -chardev socket,id=c-pf,path=s/pf.sock -netdev vhost-user,id=n-pf,chardev=c-pf,queues=1 \
              -chardev socket,id=c-vf1,path=s/vf1.sock -netdev vhost-user,id=n-vf1,chardev=c-vf1,queues=1 \
              -chardev socket,id=c-vf2,path=s/vf2.sock -netdev vhost-user,id=n-vf2,chardev=c-vf2,queues=1 \

@@ -233,7 +233,7 @@ fn mistakes_point_at_their_place() {
         ("remove-ms = 5", "remove-ms = true"),
         ("\"platform\"", "\"pciehp\""),
         ("\"platform\"", "\"pciehp-surprise\""),
-        ("\"platform\"", "\"sysfs-remove\""),
+        ("\"platform\"", "\"sysfs-rescan\""),
         ("GET_VRING_BASE", "GET_VRING_BAES"),
         ("GET_VRING_BASE", "VHOST_USER_GET_VRING_BASE"),
         ("#0", "#-1"),
