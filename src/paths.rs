@@ -47,8 +47,12 @@ pub fn cache_dir() -> Result<PathBuf, PathError> {
     std::path::absolute(&dir).map_err(|source| PathError::Create { path: dir, source })
 }
 
+/// Below a prefix that the program was installed to, the directory with what came with it (Filesystem Hierarchy Standard
+/// 3.0, 4.11: /usr/share).
+const SHARED: &str = "share/vfrace";
+
 /// The directory that holds `guest-tests/` and `images/`: `$VFRACE_DATA`, else the nearest directory above the program
-/// or the working directory that has them, else the checkout that the program was built from.
+/// or the working directory that has them, itself or below share/vfrace, else the checkout that the program was built from.
 pub fn data_dir() -> Result<PathBuf, PathError> {
     let mut looked = Vec::new();
     let mut tried = |dir: &Path| {
@@ -62,11 +66,11 @@ pub fn data_dir() -> Result<PathBuf, PathError> {
     } else {
         let starts = [std::env::current_exe().ok(), std::env::current_dir().ok()];
         for start in starts.into_iter().flatten() {
-            if let Some(dir) = start
+            let mut places = start
                 .ancestors()
-                .find(|dir| dir.join("guest-tests/variants").is_dir())
-            {
-                return Ok(dir.to_path_buf());
+                .flat_map(|dir| [dir.to_path_buf(), dir.join(SHARED)]);
+            if let Some(dir) = places.find(|dir| dir.join("guest-tests/variants").is_dir()) {
+                return Ok(dir);
             }
         }
         let built = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -380,3 +380,71 @@ fn a_full_disk_for_what_is_printed() {
         "{told}"
     );
 }
+
+#[test]
+fn there_is_a_man_page_for_every_command_and_completions_know_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let pages = dir.path().join("man1");
+    let output = vfrace(&["man", "--out", pages.to_str().unwrap()])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", told(&output));
+    let bash = vfrace(&["completions", "bash"]).output().unwrap();
+    let bash = told(&bash);
+    let help = told(&vfrace(&["--help"]).output().unwrap());
+    let commands: Vec<&str> = help
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.strip_prefix("  ")?.split(' ').next())
+        .filter(|name| !name.is_empty())
+        .collect();
+    assert!(
+        commands.contains(&"run") && commands.len() > 15,
+        "{commands:?}"
+    );
+    for name in commands {
+        let page = std::fs::read_to_string(pages.join(format!("vfrace-{name}.1"))).unwrap();
+        assert!(page.contains(".SH SYNOPSIS"), "{name}: {page}");
+        assert!(bash.contains(&format!("vfrace,{name})")), "{name}: {bash}");
+    }
+    let page = std::fs::read_to_string(pages.join("vfrace.1")).unwrap();
+    assert!(page.contains("Exit codes"), "{page}");
+    let output = vfrace(&["man", "--out", "/dev/null/man"]).output().unwrap();
+    let said = told(&output);
+    assert_eq!(output.status.code(), Some(128), "{said}");
+    assert!(said.contains("/dev/null/man"), "{said}");
+}
+
+/// As `make install` puts it: bin/vfrace, and share/vfrace with what it needs.
+#[test]
+fn an_installed_program_finds_its_data() {
+    let prefix = tempfile::tempdir().unwrap();
+    let (bin, share) = (
+        prefix.path().join("bin/vfrace"),
+        prefix.path().join("share/vfrace/guest-tests"),
+    );
+    for dir in [
+        bin.parent().unwrap(),
+        &share.join("variants"),
+        &share.join("scenarios"),
+    ] {
+        std::fs::create_dir_all(dir).unwrap();
+    }
+    std::fs::copy(env!("CARGO_BIN_EXE_vfrace"), &bin).unwrap();
+    let scenarios = Path::new(env!("CARGO_MANIFEST_DIR")).join("guest-tests/scenarios");
+    std::fs::copy(
+        scenarios.join("unbind-alone.toml"),
+        share.join("scenarios/the-only-one.toml"),
+    )
+    .unwrap();
+    let output = Command::new(bin)
+        .arg("run")
+        .current_dir("/")
+        .output()
+        .unwrap();
+    let said = told(&output);
+    assert!(said.contains("the-only-one"), "{said}");
+    assert!(!said.contains("unbind-vs-vf-unplug"), "{said}");
+}

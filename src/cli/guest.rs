@@ -6,7 +6,7 @@ use crate::arch::Arch;
 /// The guest's architecture. Flattened into every command that builds kernels, boots guests or looks at either.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub struct GuestOption {
-    /// Architecture of the guest and its kernel: x86_64, or s390x, which is not complete (docs/s390x.md)
+    /// Architecture of the guest and its kernel: x86_64 or s390x (docs/s390x.md)
     #[arg(long, value_name = "ARCH", default_value_t)]
     pub(super) arch: Arch,
 }

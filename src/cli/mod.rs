@@ -10,6 +10,7 @@ mod doctor;
 mod explore;
 mod failure;
 mod guest;
+mod install;
 mod judge;
 mod kernel;
 mod kernels;
@@ -98,17 +99,24 @@ enum Command {
     Points(points::PointsArgs),
     /// Say what is there, what is missing and how to mend it
     Doctor(doctor::DoctorArgs),
+    /// Write the man pages
+    Man(install::ManArgs),
+    /// Print what a shell needs to complete vfrace's command line
+    Completions(install::CompletionArgs),
 }
 
-/// Parses `args`, does it, and gives the exit code. Everything a person has to read has been printed.
-pub fn main(args: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
+/// The command line with its exit codes.
+fn command() -> clap::Command {
     let codes: Vec<String> = ExitCode::ALL
         .iter()
         .map(|(code, meaning)| format!("  {:>3}  {meaning}", code.code()))
         .collect();
-    let after = format!("Exit codes:\n{}", codes.join("\n"));
-    let parsed = Cli::command()
-        .after_help(after)
+    Cli::command().after_help(format!("Exit codes:\n{}", codes.join("\n")))
+}
+
+/// Parses `args`, does it, and gives the exit code. Everything a person has to read has been printed.
+pub fn main(args: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
+    let parsed = command()
         .try_get_matches_from(args)
         .and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {
@@ -150,5 +158,7 @@ pub fn main(args: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
         Command::Kernel(args) => bench::kernel(&args).unwrap_or_else(failure::Failure::tell),
         Command::Points(args) => bench::points(&args).unwrap_or_else(failure::Failure::tell),
         Command::Doctor(args) => bench::doctor(&args).unwrap_or_else(failure::Failure::tell),
+        Command::Man(args) => install::man(&args, command()),
+        Command::Completions(args) => install::completions(&args, command()),
     }
 }

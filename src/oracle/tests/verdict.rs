@@ -180,8 +180,10 @@ fn a_quiet_run_without_overlap_is_inconclusive() {
 #[test]
 fn counts_that_do_not_come_back_are_findings() {
     type Change = fn(&mut Invariants);
-    let cases: [(Change, Class); 11] = [
+    let cases: [(Change, Class); 12] = [
         (|v| v.pf_references -= 1, Class::Refcount),
+        // REFCOUNT_SATURATED: more than all that were ever taken, since too few were left.
+        (|v| v.pf_references = 0xc000_0000, Class::Refcount),
         (|v| v.pf_references = -1, Class::Refcount),
         (|v| v.pf_references += 1, Class::Leak),
         (

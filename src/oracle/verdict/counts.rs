@@ -12,12 +12,28 @@ use crate::event::{
 use crate::oracle::invariants::{Round, measured};
 use crate::oracle::locks::{below_zero, depth_word};
 
-/// Too few is [`Class::Refcount`], too many is [`Class::Leak`].
+/// Too few is [`Class::Refcount`], too many is [`Class::Leak`]. One that is [saturated](is_saturated) was put or taken when
+/// it was nobody's to.
 fn off(is: i64, expected: i64) -> Option<Class> {
     match is.cmp(&expected) {
+        Ordering::Greater if is_saturated(is) => Some(Class::Refcount),
         Ordering::Less => Some(Class::Refcount),
         Ordering::Greater => Some(Class::Leak),
         Ordering::Equal => None,
+    }
+}
+
+/// Whether a `kref` says that nothing is counted any more: refcount_t puts itself there when it is taken at 0 or put below
+/// (Linux include/linux/refcount.h, REFCOUNT_SATURATED, INT_MIN / 2), and stays there within some millions.
+fn is_saturated(references: i64) -> bool {
+    references > i64::from(i32::MAX)
+}
+
+/// A count in words.
+fn count(references: i64) -> String {
+    match is_saturated(references) {
+        true => format!("{references} (saturated)"),
+        false => references.to_string(),
     }
 }
 
@@ -102,7 +118,10 @@ impl Case<'_> {
         let (fewest, most) = (*expected_vfs.start(), *expected_vfs.end());
         if round.pf_goes(self.scenario) == Some(false) {
             let expected = round.expected_references(self.scenario).unwrap_or(was);
-            let title = format!("PF reference count {was} -> {is}, expected {expected}");
+            let title = format!(
+                "PF reference count {was} -> {}, expected {expected}",
+                count(is)
+            );
             match off(is, expected) {
                 _ if is < 0 => found(
                     Class::Refcount,
@@ -263,7 +282,7 @@ impl Case<'_> {
                     class,
                     format!(
                         "PF reference count {} when armed, expected {expected}",
-                        armed.pf_references
+                        count(armed.pf_references)
                     ),
                 );
             }
