@@ -162,3 +162,6 @@ pub fn main(args: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
         Command::Completions(args) => install::completions(&args, command()),
     }
 }
+
+#[cfg(test)]
+mod tests;
