@@ -75,6 +75,26 @@ fn mistake(line: &str) -> Option<String> {
     }
 }
 
+/// The first scenario that `line` names and that is not there.
+fn unknown_scenario(line: &str) -> Option<String> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let run = ["run", "explore"].contains(words.get(1)?);
+    let named = match words.get(2) {
+        Some(name) if run && !name.starts_with('-') => Some(*name),
+        _ => None,
+    };
+    let listed = words
+        .iter()
+        .position(|word| word.trim_end_matches('s') == "--scenario")
+        .and_then(|at| words.get(at + 1));
+    let all = named.into_iter().chain(listed.into_iter().copied());
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("guest-tests/scenarios");
+    all.flat_map(|names| names.split(','))
+        .filter(|name| !["SCENARIO", "all", "reach"].contains(name) && !name.contains('/'))
+        .find(|name| !dir.join(format!("{name}.toml")).exists())
+        .map(str::to_owned)
+}
+
 #[test]
 fn command_lines_of_the_pages_are_understood() {
     let mut wrong = Vec::new();
@@ -83,6 +103,9 @@ fn command_lines_of_the_pages_are_understood() {
         let text = std::fs::read_to_string(&page).unwrap();
         for line in command_lines(&text) {
             tried += 1;
+            if let Some(name) = unknown_scenario(&line) {
+                wrong.push(format!("{}: {line}: no scenario {name}", page.display()));
+            }
             if let Some(why) = mistake(&line) {
                 wrong.push(format!("{}: {line}: {why}", page.display()));
             }
@@ -108,4 +131,8 @@ fn a_command_line_that_is_none_is_found() {
     }
     assert!(mistake("vfrace run unbind-alone --round 2").is_some());
     assert!(mistake("vfrace rnu").is_some());
+    assert_eq!(unknown_scenario("vfrace run unbind-alone --vfs 2"), None);
+    let line = "vfrace matrix --scenarios unbind-alone,unbind-alnoe";
+    assert_eq!(unknown_scenario(line).as_deref(), Some("unbind-alnoe"));
+    assert!(unknown_scenario("vfrace run unbind").is_some());
 }
