@@ -126,7 +126,29 @@ pub fn is_campaign(dir: &Path) -> bool {
     dir.join(CAMPAIGN).exists()
 }
 
-fn parse<T: DeserializeOwned>(path: &Path, schema: &str) -> Result<Option<T>, CampaignError> {
+/// A file that says what it is.
+trait Schema: DeserializeOwned {
+    /// What it calls itself.
+    const SCHEMA: &str;
+    /// What this one calls itself, and its version.
+    fn head(&self) -> (&str, u32);
+}
+
+impl Schema for CampaignFile {
+    const SCHEMA: &str = CAMPAIGN_SCHEMA;
+    fn head(&self) -> (&str, u32) {
+        (&self.schema, self.version)
+    }
+}
+
+impl Schema for BootResult {
+    const SCHEMA: &str = RESULT_SCHEMA;
+    fn head(&self) -> (&str, u32) {
+        (&self.schema, self.version)
+    }
+}
+
+fn parse<T: Schema>(path: &Path) -> Result<Option<T>, CampaignError> {
     #[derive(Deserialize)]
     struct Head {
         schema: String,
@@ -139,15 +161,26 @@ fn parse<T: DeserializeOwned>(path: &Path, schema: &str) -> Result<Option<T>, Ca
         path: path.to_path_buf(),
         source,
     };
-    let head: Head = serde_json::from_slice(&bytes).map_err(malformed)?;
-    if (head.schema.as_str(), head.version) != (schema, VERSION) {
-        return Err(CampaignError::Version {
+    let is_ours = |(schema, version)| match (schema, version) == (T::SCHEMA, VERSION) {
+        true => Ok(()),
+        false => Err(CampaignError::Version {
             path: path.to_path_buf(),
-            found: format!("{} {}", head.schema, head.version),
-            wanted: format!("{schema} {VERSION}"),
-        });
+            found: format!("{schema} {version}"),
+            wanted: format!("{} {VERSION}", T::SCHEMA),
+        }),
+    };
+    match serde_json::from_slice::<T>(&bytes) {
+        Ok(value) => {
+            is_ours(value.head())?;
+            Ok(Some(value))
+        }
+        // One of another version may have other fields: that is the better explanation.
+        Err(error) => {
+            let head: Head = serde_json::from_slice(&bytes).map_err(malformed)?;
+            is_ours((&head.schema, head.version))?;
+            Err(malformed(error))
+        }
     }
-    Ok(Some(serde_json::from_slice(&bytes).map_err(malformed)?))
 }
 
 fn json<T: Serialize>(path: &Path, value: &T) -> Result<(), CampaignError> {
@@ -163,7 +196,7 @@ fn json<T: Serialize>(path: &Path, value: &T) -> Result<(), CampaignError> {
 /// Reads a campaign. Whoever has its directory may go on with it meanwhile.
 pub fn read(dir: &Path) -> Result<Kept, CampaignError> {
     let path = dir.join(CAMPAIGN);
-    let Some(file) = parse::<CampaignFile>(&path, CAMPAIGN_SCHEMA)? else {
+    let Some(file) = parse::<CampaignFile>(&path)? else {
         return Err(CampaignError::None {
             dir: dir.to_path_buf(),
         });
@@ -198,7 +231,7 @@ fn results(dir: &Path, asked: &Asked) -> Result<Results, CampaignError> {
     for (at, cell) in asked.cells.iter().enumerate() {
         for boot_dir in files::dirs_in(&dir.join(&cell.scenario).join(&cell.kernel)) {
             let path = boot_dir.join(RESULT);
-            let Some(result) = parse::<BootResult>(&path, RESULT_SCHEMA)? else {
+            let Some(result) = parse::<BootResult>(&path)? else {
                 continue;
             };
             let belongs = result.scenario == cell.scenario
@@ -243,7 +276,7 @@ impl Store {
         };
         files::sweep(dir, files::TEMPORARY)?;
         let path = dir.join(CAMPAIGN);
-        let file = match parse::<CampaignFile>(&path, CAMPAIGN_SCHEMA)? {
+        let file = match parse::<CampaignFile>(&path)? {
             None => {
                 if let Some(boot) = some_boot(dir) {
                     return Err(CampaignError::Foreign { boot });

@@ -190,6 +190,8 @@ impl<'a> Course<'a> {
         } else {
             if !std::mem::take(&mut self.unbound) {
                 self.shell(&steps::unbind(self.at, scenario), "unbinding the PF")?;
+                // Those that the round before has left.
+                self.machine.settle(self.limit(COMMAND))?;
             }
             if let Some(text) = steps::as_afterwards(self.at, scenario, schedule) {
                 self.shell(&text, "binding the PF")?;
@@ -229,7 +231,7 @@ impl<'a> Course<'a> {
 
         self.tell(CommandKind::Disarm, "", "disarming")?;
         self.machine.phase(Phase::Settle, round);
-        if self.machine.plugs_functions() {
+        if !scenario.teardown.keeps_vfs() {
             self.machine.settle(self.limit(COMMAND))?;
         }
         let after = self.measure("after", "after")?;

@@ -111,6 +111,11 @@ impl Teardown {
             Teardown::NumvfsOn | Teardown::Bind | Teardown::NumvfsCycle | Teardown::Reset
         )
     }
+
+    /// Whether the VFs that there are when it has worked were there before, and never gone.
+    pub fn keeps_vfs(self) -> bool {
+        self == Teardown::Reset
+    }
 }
 
 /// The driver that the PF is bound to.
