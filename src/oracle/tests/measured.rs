@@ -3,6 +3,7 @@
 //! and their bus, lists, the words that variants keep about their lock.
 
 use super::verdict::{classes, told};
+use crate::arch::Arch;
 use crate::event::*;
 use crate::oracle::builder::{HANDLER, Kernel, TEARDOWN, Tape, control, race, scenario};
 use crate::oracle::{FEW_PROBES, Judgement, shows_double_removal};
@@ -256,6 +257,30 @@ fn stays(references: u32) -> Judgement {
     });
     tape.finish();
     tape.judge(&scenario("reset-alone", 1))
+}
+
+/// On s390x its slot has a reference of the bus, as it has itself.
+#[test]
+fn a_vf_that_stays_has_as_many_references_of_the_bus_as_its_platform_takes() {
+    let judged = |on, more| {
+        let mut tape = Tape::booted("base");
+        for event in &mut tape.events {
+            if let EventKind::RunStarted { arch, .. } = &mut event.kind {
+                *arch = on;
+            }
+        }
+        tape.ready(1);
+        tape.tears(1);
+        tape.done();
+        tape.settled(1, 3);
+        tape.after(|values| values.bus_references += more);
+        tape.finish();
+        tape.judge(&scenario("reset-alone", 1)).verdict
+    };
+    assert_eq!(judged(Arch::X86_64, 0), Verdict::Pass);
+    assert_eq!(judged(Arch::X86_64, 3), Verdict::Finding);
+    assert_eq!(judged(Arch::S390x, 3), Verdict::Pass);
+    assert_eq!(judged(Arch::S390x, 0), Verdict::Finding);
 }
 
 #[test]

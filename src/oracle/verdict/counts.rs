@@ -6,8 +6,10 @@ use std::cmp::Ordering;
 use super::check::finding;
 use super::words;
 use super::{Case, FinalRemoval};
+use crate::arch::Arch;
 use crate::event::{
-    Class, Finding, FunctionId, Invariants, Observation, Phase, Standing, VfReferences,
+    Class, Event, EventKind, Finding, FunctionId, Invariants, Observation, Phase, Standing,
+    VfReferences,
 };
 use crate::oracle::invariants::{Round, measured};
 use crate::oracle::locks::{below_zero, depth_word};
@@ -98,6 +100,15 @@ impl Case<'_> {
         }
     }
 
+    /// The guest's architecture.
+    fn arch(&self) -> Arch {
+        let of = |event: &Event| match event.kind {
+            EventKind::RunStarted { arch, .. } => Some(arch),
+            _ => None,
+        };
+        self.events.iter().find_map(of).unwrap_or_default()
+    }
+
     /// Counts that did not come back to where they were.
     pub(super) fn counts(&self, round: &Round<'_>, findings: &mut Vec<Finding>) {
         self.armed_counts(round, findings);
@@ -130,12 +141,17 @@ impl Case<'_> {
                 Some(class) => found(class, title),
                 None => {}
             }
-            // Each pci_dev has one of its bus's (pci_alloc_dev() in drivers/pci/probe.c).
+            // Each pci_dev has one of its bus's (pci_alloc_dev() in drivers/pci/probe.c). On s390x each function has a slot
+            // as well, which has another (zpci_init_slot(), and pci_create_slot() in drivers/pci/slot.c).
+            let each = match self.arch() {
+                Arch::X86_64 => 1,
+                Arch::S390x => 2,
+            };
             let (was, is) = (before.bus_references, after.bus_references);
             let shared = after.vf_bus_references.is_none() && before.vf_bus_references.is_none();
             let expected = was
                 + if shared {
-                    alive(after) - alive(before)
+                    (alive(after) - alive(before)) * each
                 } else {
                     0
                 };
