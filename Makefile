@@ -84,12 +84,13 @@ bench: setup ## how often the race is hit, directed and undirected, and where th
 	@unset MAKEFLAGS MFLAGS MAKELEVEL; $(CARGO) bench --quiet --locked --bench race
 
 .PHONY: lint
-lint: setup ## formatting, clippy, shellcheck, and cargo deny where it is installed
+lint: setup ## formatting, clippy, rustdoc, shellcheck, and cargo deny where it is installed
 	@$(CARGO) fmt --version >/dev/null 2>&1 || { echo 'make lint: cargo fmt is missing (Debian: rustfmt; rustup component add rustfmt)' >&2; exit 128; }
 	@$(CARGO) clippy --version >/dev/null 2>&1 || { echo 'make lint: cargo clippy is missing (Debian: rust-clippy; rustup component add clippy)' >&2; exit 128; }
 	@command -v shellcheck >/dev/null || { echo 'make lint: shellcheck is missing (apt-get install shellcheck)' >&2; exit 128; }
 	@$(CARGO) fmt --check
 	@$(CARGO) clippy --locked --all-targets -- -D warnings
+	@RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --quiet
 	@shellcheck $(SCRIPTS)
 	@if command -v cargo-deny >/dev/null; then $(CARGO) deny --log-level error check; else echo 'make lint: cargo deny is not installed, dependencies are not looked at'; fi
 

@@ -359,8 +359,8 @@ static int __init zpci_init(void)
 		return 0;
 	}
 	/*
-	 * Not exported; a kprobe says where it is. Functions are found by their addresses: ftrace would compare the name of
-	 * each function that there is, which takes a third of a second a time under TCG.
+	 * Not exported; a kprobe says where it is. Functions are found by their addresses: ftrace would compare the name
+	 * of each function that there is, which takes a third of a second a time under TCG.
 	 */
 	ret = register_kprobe(&probe);
 	if (ret) {

@@ -72,7 +72,7 @@ pub struct Outcome {
     pub verdict: Verdict,
     /// What was expected, if the list says anything about it.
     pub expected: Option<Expected>,
-    /// Whether it is what it should be, see [`Outcome::is_as_expected`].
+    /// Whether it is what it should be: what is expected, and without an expectation a PASS.
     pub as_expected: bool,
     /// The finding that it rests on.
     pub seen: Option<Finding>,
