@@ -200,12 +200,25 @@ static int write_space(struct pci_bus *bus, unsigned int devfn, int where, int s
  * twice then.
  */
 
+/*
+ * The first arguments are in registers 2 to 6 (s390x ELF ABI supplement). ftrace_regs_get_argument() says the same, but
+ * in 6.12 by way of regs_get_register(), which is not exported.
+ */
+static __always_inline unsigned long argument(struct ftrace_regs *fregs, unsigned int n)
+{
+#ifdef arch_ftrace_regs
+	return arch_ftrace_regs(fregs)->regs.gprs[2 + n];
+#else
+	return fregs->regs.gprs[2 + n];
+#endif
+}
+
 /* zpci_bus_device_register(zdev, ops) */
 static void notrace at_register(unsigned long ip, unsigned long parent_ip, struct ftrace_ops *hook,
 				struct ftrace_regs *fregs)
 {
-	struct zpci_dev *zdev = (void *)ftrace_regs_get_argument(fregs, 0);
-	struct pci_ops *ops = (void *)ftrace_regs_get_argument(fregs, 1);
+	struct zpci_dev *zdev = (void *)argument(fregs, 0);
+	struct pci_ops *ops = (void *)argument(fregs, 1);
 	struct zpci_place at;
 
 	if (!zpci_place_of(zdev->fid, &at)) {
@@ -236,7 +249,7 @@ static void notrace at_register(unsigned long ip, unsigned long parent_ip, struc
 static void notrace at_configure(unsigned long ip, unsigned long parent_ip, struct ftrace_ops *hook,
 				 struct ftrace_regs *fregs)
 {
-	struct pci_dev *dev = (void *)ftrace_regs_get_argument(fregs, 0);
+	struct pci_dev *dev = (void *)argument(fregs, 0);
 	struct virtio_pci_device *vp = pci_get_drvdata(dev);
 	struct zpci_place at;
 
@@ -283,7 +296,7 @@ static bool notrace is_surprise(u32 fid)
 static void notrace at_event(unsigned long ip, unsigned long parent_ip, struct ftrace_ops *hook,
 			     struct ftrace_regs *fregs)
 {
-	struct zpci_availability *event = (void *)ftrace_regs_get_argument(fregs, 0);
+	struct zpci_availability *event = (void *)argument(fregs, 0);
 	struct zpci_place at;
 
 	if (event->pec != ZPCI_PEC_DECONFIGURE || !zpci_place_of(event->fid, &at) || !is_surprise(event->fid))
@@ -317,7 +330,7 @@ static DECLARE_WORK(give_back_work, give_back);
 static void notrace at_state(unsigned long ip, unsigned long parent_ip, struct ftrace_ops *hook,
 			     struct ftrace_regs *fregs)
 {
-	u32 fid = ftrace_regs_get_argument(fregs, 0);
+	u32 fid = argument(fregs, 0);
 	unsigned long flags;
 	bool found = false;
 	unsigned int i;
